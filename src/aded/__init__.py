@@ -1,0 +1,63 @@
+"""ADED: language models decode several tokens a forward pass, with exactly the same output."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from aded.decoding import Stats
+from aded.drafters.base import Drafter, Observation, Session, register
+from aded.drafters.base import create as create_drafter
+from aded.drafters.base import names as drafter_names
+from aded.errors import (
+    AdedError,
+    DraftTreeError,
+    ModelLoadError,
+    StateFileError,
+    UnknownDrafterError,
+    UnsupportedError,
+)
+from aded.representative import Representative
+from aded.tree import DraftTree
+
+if TYPE_CHECKING:
+    from aded.engines.transformers import Certificate, accelerate, certify, generate, undo
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdedError",
+    "Certificate",
+    "DraftTree",
+    "DraftTreeError",
+    "Drafter",
+    "ModelLoadError",
+    "Observation",
+    "Representative",
+    "Session",
+    "StateFileError",
+    "Stats",
+    "UnknownDrafterError",
+    "UnsupportedError",
+    "accelerate",
+    "certify",
+    "create_drafter",
+    "drafter_names",
+    "generate",
+    "register",
+    "undo",
+]
+
+_ENGINE_NAMES = {"Certificate", "accelerate", "certify", "generate", "undo"}
+
+
+def __getattr__(name: str) -> Any:
+    # The engine imports torch and transformers; drafting alone must not.
+    if name in _ENGINE_NAMES:
+        try:
+            return getattr(import_module("aded.engines.transformers"), name)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f'aded.{name} needs torch and transformers: pip install "aded[transformers]"'
+            ) from error
+    raise AttributeError(f"module 'aded' has no attribute {name!r}")

@@ -1,0 +1,103 @@
+"""How many nodes are worth verifying on this machine, from a measured latency curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from aded.tree import DraftTree
+
+__all__ = ["MAX_NODES", "Budget", "CostCurve", "FixedBudget", "MeasuredBudget"]
+
+MAX_NODES = 64
+
+
+class CostCurve:
+    """Seconds one verification step takes against the tokens in it, interpolated between measurements.
+
+    Args:
+        sizes: ascending numbers of tokens (the root counts as one).
+        seconds: measured step time of each.
+    """
+
+    def __init__(self, sizes: list[int], seconds: list[float]) -> None:
+        self.sizes, self.seconds = sizes, seconds
+        # A dip is kept: matrix kernels switch at some sizes, and eight tokens can cost less than three.
+        self._curve = np.interp(np.arange(1, MAX_NODES + 2), sizes, seconds)
+
+    @classmethod
+    def measure(cls, step: Callable[[int], float], *, limit_s: float = 4.0) -> CostCurve:
+        """Time `step(tokens) -> seconds` at growing sizes, each as the best of three, within about `limit_s`.
+
+        Once the time is spent, or a size costs over 16 plain steps, the last slope is continued instead of measured.
+        """
+        step(1)
+        sizes, seconds, spent = [1], [min(step(1) for _ in range(3))], 0.0
+        for size in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1):
+            times = [step(size) for _ in range(3)]
+            sizes.append(size)
+            seconds.append(min(times))
+            spent += sum(times)
+            if spent > limit_s or min(times) > 16 * seconds[0]:
+                break
+        if sizes[-1] < MAX_NODES + 1:
+            slope = max(seconds[-1] - seconds[-2], 0.0) / (sizes[-1] - sizes[-2])
+            sizes.append(MAX_NODES + 1)
+            seconds.append(seconds[-1] + slope * (sizes[-1] - sizes[-2]))
+        return cls(sizes, seconds)
+
+    def __call__(self, tokens: int) -> float:
+        """Seconds for a step of `tokens` tokens (1 to MAX_NODES + 1)."""
+        return float(self._curve[tokens - 1])
+
+
+class Budget:
+    """Chooses how much of a draft to verify."""
+
+    max_nodes: int
+
+    def choose(self, tree: DraftTree) -> DraftTree:
+        raise NotImplementedError
+
+
+class FixedBudget(Budget):
+    """The same number of nodes each step."""
+
+    def __init__(self, nodes: int) -> None:
+        self.max_nodes = nodes
+
+    def choose(self, tree: DraftTree) -> DraftTree:
+        """The tree itself."""
+        return tree
+
+
+class MeasuredBudget(Budget):
+    """The tree that maximises expected tokens a second on a measured cost curve.
+
+    A step that verifies the k likeliest nodes emits on average 1 + a * sum(p_1..p_k) tokens, p the drafter's path
+    probabilities and a their calibration: accepted over predicted, learned while decoding. It takes cost(k + 1)
+    seconds, so k maximises (1 + a * sum p) / cost(k + 1); k = 0 is a plain step.
+    """
+
+    def __init__(self, curve: CostCurve) -> None:
+        self.curve, self.max_nodes = curve, MAX_NODES
+        self._cost = np.array([curve(k + 1) for k in range(MAX_NODES + 1)])
+        self._accepted = self._predicted = 4.0  # a few tokens of evidence that predictions are right
+
+    def choose(self, tree: DraftTree) -> DraftTree:
+        """The part of `tree` worth verifying."""
+        if not len(tree):
+            return tree
+        scores = np.sort(tree.log_probs)[::-1]
+        calibration = self._accepted / self._predicted
+        gain = 1.0 + calibration * np.concatenate([[0.0], np.cumsum(np.exp(scores))])
+        best = int(np.argmax(gain / self._cost[: len(gain)]))
+        return tree.limit(nodes=best)
+
+    def observe(self, tree: DraftTree, accepted: int) -> None:
+        """Correct the calibration by one verified tree of which `accepted` nodes were kept."""
+        if len(tree):
+            forget = 0.98
+            self._accepted = forget * self._accepted + accepted
+            self._predicted = forget * self._predicted + float(np.exp(tree.log_probs).sum())

@@ -1,0 +1,26 @@
+"""No drafting: every step is a plain decoding step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aded.drafters.base import Observation, register
+from aded.tree import DraftTree
+
+__all__ = ["NoDrafter"]
+
+
+@register("none")
+class NoDrafter:
+    """Drafts nothing and learns nothing; the loop then decodes as the engine alone would."""
+
+    top_k = 0
+
+    def start(self, prompt: Sequence[int]) -> NoDrafter:
+        return self
+
+    def draft(self, max_nodes: int) -> DraftTree:
+        return DraftTree.empty()
+
+    def observe(self, observation: Observation) -> None:
+        return None

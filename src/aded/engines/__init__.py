@@ -1,0 +1,1 @@
+"""Engines: the only rooms that import an inference package, each of them optional."""

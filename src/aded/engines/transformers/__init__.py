@@ -1,0 +1,6 @@
+"""The transformers engine."""
+
+from aded.engines.transformers.certificate import Certificate, certify
+from aded.engines.transformers.entry import accelerate, generate, undo
+
+__all__ = ["Certificate", "accelerate", "certify", "generate", "undo"]

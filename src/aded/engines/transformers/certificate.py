@@ -1,0 +1,84 @@
+"""Proof that an output is greedy decoding's: replay it one token at a time and measure how close each choice was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.cache_utils import DynamicCache
+
+__all__ = ["Certificate", "certify"]
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """How far each emitted token's score lies below the best.
+
+    Attributes:
+        margins: float32, (emitted tokens,): best logit minus the emitted token's, 0 where it was the best.
+        noise: the rounding noise of a difference of two logits of this model here, in the same unit: the most by which
+            logits of the same token moved between forward passes of different shapes, twice.
+    """
+
+    margins: NDArray[np.float32]
+    noise: float
+
+    @property
+    def lossless(self) -> bool:
+        """Whether no emitted token lies further below the best than rounding alone explains."""
+        return bool((self.margins <= self.noise).all())
+
+    @property
+    def ties(self) -> int:
+        """Positions where another token scored higher, but within the noise."""
+        return int(((self.margins > 0) & (self.margins <= self.noise)).sum())
+
+    @property
+    def first_difference(self) -> int | None:
+        """First position whose token lies below the best by more than the noise."""
+        found = np.flatnonzero(self.margins > self.noise)
+        return int(found[0]) if len(found) else None
+
+
+@torch.no_grad()
+def certify(model: Any, input_ids: torch.Tensor, output_ids: torch.Tensor) -> Certificate:
+    """Replay a greedy output through the plain model, one token at a time.
+
+    Args:
+        model: the target.
+        input_ids: the prompt, shape (1, p).
+        output_ids: prompt and output as `generate` returns them, shape (1, p + n).
+
+    Raises:
+        ValueError: the output does not begin with the prompt, or shapes are not (1, length).
+    """
+    prompt = input_ids.shape[-1]
+    same_start = output_ids.ndim == 2 and len(output_ids) == 1 and torch.equal(output_ids[:, :prompt], input_ids)
+    if not same_start:
+        raise ValueError("output_ids must be (1, prompt + output) and begin with input_ids (1, prompt)")
+    emitted = output_ids[0, prompt:]
+    if not len(emitted):
+        return Certificate(np.empty(0, np.float32), 0.0)
+    single = _replay(model, output_ids, prompt, 1)
+    best = single.max(-1).values
+    margins = best - single.gather(1, emitted[:, None])[:, 0]
+    # What decides a choice is the gap between likely tokens, so the noise is read on the two likeliest ones.
+    leaders = single.topk(2, dim=-1).indices
+    noise = 0.0
+    for shape in (2, 5, 16, 33):
+        moved = (_replay(model, output_ids, prompt, shape) - single).gather(1, leaders).abs().max()
+        noise = max(noise, 2 * float(moved))
+    return Certificate(margins.float().cpu().numpy(), noise)
+
+
+def _replay(model: Any, ids: torch.Tensor, prompt: int, chunk: int) -> torch.Tensor:
+    """float32 logits (n, vocabulary) of each emitted token, the output fed `chunk` tokens a pass."""
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    rows = [model(input_ids=ids[:, :prompt], past_key_values=cache, use_cache=True).logits[0, -1:].float()]
+    for start in range(prompt, ids.shape[1] - 1, chunk):
+        piece = ids[:, start : min(start + chunk, ids.shape[1] - 1)]
+        rows.append(model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0].float())
+    return torch.cat(rows)

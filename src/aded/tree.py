@@ -1,0 +1,161 @@
+"""The draft tree: flat arrays, parents before children, the root left out.
+
+The root is the last committed token; it is not part of a draft, so a node without a drafted parent has parent -1
+and depth 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.errors import DraftTreeError
+
+__all__ = ["DraftTree"]
+
+
+def _array(values: Any, dtype: type) -> NDArray[Any]:
+    array = np.asarray(values, dtype=dtype)
+    if array.ndim != 1:
+        raise DraftTreeError(f"a draft tree holds one-dimensional arrays; got shape {array.shape}")
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class DraftTree:
+    """Continuations proposed for one sequence.
+
+    Attributes:
+        tokens: int32, shape (n,): token id of each node.
+        parents: int32, shape (n,): index of each node's parent, always smaller than its own; -1 under the root.
+        depths: int32, shape (n,): edges between the node and the first drafted node of its path (0 under the root).
+        log_probs: float32, shape (n,): the drafter's log-probability of the whole path down to the node, at most 0.
+    """
+
+    tokens: NDArray[np.int32]
+    parents: NDArray[np.int32]
+    depths: NDArray[np.int32]
+    log_probs: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def empty(cls) -> DraftTree:
+        """A draft of nothing: verification is then a plain decoding step."""
+        return _EMPTY
+
+    @classmethod
+    def chain(cls, tokens: Sequence[int], log_probs: Sequence[float] | None = None) -> DraftTree:
+        """One path. Without `log_probs` every node counts as certain (log-probability 0)."""
+        n = len(tokens)
+        return cls.build(tokens, range(-1, n - 1), log_probs)
+
+    @classmethod
+    def build(
+        cls, tokens: Sequence[int], parents: Sequence[int], log_probs: Sequence[float] | None = None
+    ) -> DraftTree:
+        """A validated tree from tokens and parents; depths follow from the parents.
+
+        Raises:
+            DraftTreeError: arrays of different lengths, a parent that does not come before its child, a negative
+                token, two siblings with one token, or a log-probability above zero, above its parent's, or NaN.
+        """
+        token_array, parent_array = _array(tokens, np.int32), _array(parents, np.int32)
+        n = len(token_array)
+        scores = np.zeros(n, np.float32) if log_probs is None else _array(log_probs, np.float32)
+        if len(parent_array) != n or len(scores) != n:
+            raise DraftTreeError(f"{n} tokens, {len(parent_array)} parents and {len(scores)} log-probabilities")
+        depths = np.zeros(n, np.int32)
+        for i, parent in enumerate(parent_array):
+            if not -1 <= parent < i:
+                raise DraftTreeError(f"node {i} has parent {parent}; a parent must come before its child, or be -1")
+            depths[i] = depths[parent] + 1 if parent >= 0 else 0
+        tree = cls(token_array, parent_array, depths, scores)
+        tree.validate()
+        return tree
+
+    def validate(self) -> None:
+        """Check every invariant; see `build` for what is an error."""
+        n = len(self.tokens)
+        if any(len(a) != n for a in (self.parents, self.depths, self.log_probs)):
+            raise DraftTreeError("the arrays of a draft tree must have one length")
+        if n == 0:
+            return
+        order = np.arange(n)
+        if (self.parents < -1).any() or (self.parents >= order).any():
+            raise DraftTreeError("a parent must come before its child, or be -1")
+        if (self.tokens < 0).any():
+            raise DraftTreeError("a token id cannot be negative")
+        below = self.parents >= 0
+        expected = np.where(below, self.depths[self.parents] + 1, 0)
+        if (self.depths != expected).any():
+            raise DraftTreeError("depths do not follow from the parents")
+        edges = self.parents.astype(np.int64) << 32 | self.tokens.astype(np.int64)
+        if len(np.unique(edges)) != n:
+            raise DraftTreeError("two children of one node hold the same token")
+        limit = np.where(below, self.log_probs[self.parents], 0.0)
+        if not (self.log_probs <= limit).all():
+            raise DraftTreeError("a path cannot be likelier than its beginning (log-probabilities must not rise)")
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every node is the only child of the one before it."""
+        return bool((self.parents == np.arange(-1, len(self) - 1)).all())
+
+    def ancestor_mask(self) -> NDArray[np.bool_]:
+        """bool, shape (n, n): entry [i, j] says that j is i itself or one of its ancestors."""
+        n = len(self)
+        mask = np.eye(n, dtype=np.bool_)
+        for i in range(n):
+            if self.parents[i] >= 0:
+                mask[i] |= mask[self.parents[i]]
+        return mask
+
+    def children(self, node: int) -> dict[int, int]:
+        """Token -> node index of the children of `node` (-1: the root)."""
+        return {int(self.tokens[i]): int(i) for i in np.flatnonzero(self.parents == node)}
+
+    def path(self, node: int) -> list[int]:
+        """Node indices from below the root down to `node`."""
+        nodes = []
+        while node >= 0:
+            nodes.append(node)
+            node = int(self.parents[node])
+        return nodes[::-1]
+
+    def select(self, keep: NDArray[np.bool_]) -> DraftTree:
+        """The tree of the kept nodes; `keep` (bool, shape (n,)) must hold the parent of every node it holds."""
+        new_index = np.cumsum(keep, dtype=np.int32) - 1
+        parents = self.parents[keep]
+        parents = np.where(parents >= 0, new_index[parents], -1).astype(np.int32)
+        tree = DraftTree(self.tokens[keep], parents, self.depths[keep], self.log_probs[keep])
+        tree.validate()
+        return tree
+
+    def limit(self, *, nodes: int | None = None, depth: int | None = None) -> DraftTree:
+        """The likeliest `nodes` nodes of at most `depth` levels (None: no limit)."""
+        keep = np.ones(len(self), np.bool_) if depth is None else self.depths < depth
+        if nodes is not None and int(keep.sum()) > max(nodes, 0):
+            # Stable sort: a child never likelier than its parent and placed after it is never kept without it.
+            order = np.argsort(-np.where(keep, self.log_probs, -np.inf), kind="stable")
+            keep = np.zeros(len(self), np.bool_)
+            keep[order[: max(nodes, 0)]] = True
+        return self if keep.all() else self.select(keep)
+
+    def best_chain(self) -> DraftTree:
+        """The path reached by always following the likeliest child: a draft for engines that verify chains only."""
+        keep = np.zeros(len(self), np.bool_)
+        node, children = -1, np.flatnonzero(self.parents == -1)
+        while len(children):
+            node = int(children[np.argmax(self.log_probs[children])])
+            keep[node] = True
+            children = np.flatnonzero(self.parents == node)
+        return self if keep.all() else self.select(keep)
+
+
+_EMPTY = DraftTree(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
