@@ -19,7 +19,7 @@ __all__ = ["DraftTree"]
 
 
 def _array(values: Any, dtype: type) -> NDArray[Any]:
-    array = np.asarray(values, dtype=dtype)
+    array: NDArray[Any] = np.asarray(values, dtype=dtype)
     if array.ndim != 1:
         raise DraftTreeError(f"a draft tree holds one-dimensional arrays; got shape {array.shape}")
     return array

@@ -27,8 +27,8 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
-    state = hashlib.blake2b(digest_size=16)
+def _checksum(arrays: dict[str, NDArray[Any]], header: str) -> str:
+    state = hashlib.blake2b(header.encode(), digest_size=16)
     for name in sorted(arrays):
         state.update(name.encode())
         state.update(np.ascontiguousarray(arrays[name]).data)
@@ -37,12 +37,8 @@ def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
 
 def write(path: Path, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
     """Write arrays and header so that a crash leaves either the old file or the new one."""
-    metadata = {
-        "format": _FORMAT,
-        "version": str(_VERSION),
-        "header": json.dumps(header),
-        "checksum": _checksum(arrays),
-    }
+    text = json.dumps(header)
+    metadata = {"format": _FORMAT, "version": str(_VERSION), "header": text, "checksum": _checksum(arrays, text)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -76,7 +72,7 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             header = json.loads(metadata["header"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise StateFileError(f"the state file {path} is damaged ({error}); delete it to start afresh") from error
-    if metadata.get("checksum") != _checksum(arrays) or not isinstance(header, dict):
+    if metadata.get("checksum") != _checksum(arrays, metadata["header"]) or not isinstance(header, dict):
         raise StateFileError(f"the state file {path} is damaged (its checksum differs); delete it to start afresh")
     return arrays, header
 
