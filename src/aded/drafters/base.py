@@ -23,7 +23,7 @@ class Observation:
         emitted: tokens committed by the step, in order; the last one is the target's own next token.
         tree: what was verified; empty after a plain step.
         top_ids: int32, shape (n + 1, k): the target's likeliest tokens after the root (row 0) and after each node
-            (row i + 1); None where the engine knows emitted tokens only.
+            (row i + 1). A row that begins with -1 was not scored; None where the engine knows emitted tokens only.
         top_probs: float32, same shape: their probabilities.
     """
 

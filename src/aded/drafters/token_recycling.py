@@ -69,6 +69,7 @@ class _Session:
         if observation.top_ids is not None:
             above = [self._last, *observation.tree.tokens.tolist()]
             for token, row in zip(above, observation.top_ids.tolist(), strict=True):
-                self._drafter.candidates[token] = row
+                if row[0] >= 0:
+                    self._drafter.candidates[token] = row
         if len(observation.emitted):
             self._last = int(observation.emitted[-1])

@@ -23,19 +23,18 @@ jit: Any = numba.njit(cache=True)
 
 @jit
 def context_keys(context, keys):
-    """Hash the suffixes of `context` (int32, latest token last; -1 ends it): keys[j] names its last j+1 tokens.
+    """Hash the suffixes of `context` (int32, latest token last; -1 ends it): keys[j] names its last j tokens.
 
     Keys are 0 where the context is too short. The mixing step is the finaliser of SplitMix64 (Steele et al., 2014).
     """
     h = np.uint64(0x9E3779B97F4A7C15)
     length = len(context)
-    for j in range(len(keys)):
-        if j >= length or context[length - 1 - j] < 0:
-            keys[j] = 0
-            for rest in range(j, len(keys)):
-                keys[rest] = 0
+    keys[:] = 0
+    keys[0] = h
+    for j in range(1, len(keys)):
+        if j > length or context[length - j] < 0:
             return
-        h = (h ^ np.uint64(context[length - 1 - j] + 1)) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ np.uint64(context[length - j] + 1)) * np.uint64(0xBF58476D1CE4E5B9)
         h ^= h >> np.uint64(29)
         h *= np.uint64(0x94D049BB133111EB)
         h ^= h >> np.uint64(32)
@@ -96,14 +95,16 @@ def learn(table_keys, stamps, counts, successors, weights, orders, contexts, ids
     """Move each context's successors toward an observed distribution.
 
     contexts: int32 (r, c), latest token last, -1 where there is none. ids int32 (r, k) and probs float32 (r, k):
-    what followed. The step is a running mean that never forgets slower than `floor`:
+    what followed; a row that begins with -1 was not scored. The step is a running mean that never forgets slower than `floor`:
     w <- (1 - a) w + a p with a = max(1 / n, floor), n the context's observations.
     """
-    keys = np.zeros(orders[-1], np.uint64)
+    keys = np.zeros(orders[-1] + 1, np.uint64)
     for r in range(len(contexts)):
+        if ids[r, 0] < 0:
+            continue
         context_keys(contexts[r], keys)
         for order in orders:
-            key = keys[order - 1]
+            key = keys[order]
             if key == 0:
                 continue
             slot = _claim(table_keys, stamps, counts, successors, weights, key)
@@ -119,13 +120,13 @@ def learn(table_keys, stamps, counts, successors, weights, orders, contexts, ids
 @jit
 def strengthen(table_keys, stamps, counts, successors, weights, orders, contexts, tokens, clock, gain, cap):
     """The paper's update: add `gain` to each (context, token) seen, at most up to `cap`."""
-    keys = np.zeros(orders[-1], np.uint64)
+    keys = np.zeros(orders[-1] + 1, np.uint64)
     for r in range(len(contexts)):
         context_keys(contexts[r], keys)
         for order in orders:
-            if keys[order - 1] == 0:
+            if keys[order] == 0:
                 continue
-            slot = _claim(table_keys, stamps, counts, successors, weights, keys[order - 1])
+            slot = _claim(table_keys, stamps, counts, successors, weights, keys[order])
             stamps[slot] = clock
             counts[slot] += np.float32(1.0)
             _put(successors[slot], weights[slot], tokens[r], np.float32(gain))
@@ -143,7 +144,7 @@ def predict(table_keys, counts, successors, weights, orders, doubt, keys, out_id
     size = 0
     free = np.float32(1.0)
     for j in range(len(orders) - 1, -1, -1):
-        key = keys[orders[j] - 1]
+        key = keys[orders[j]]
         if key == 0:
             continue
         slot = _find(table_keys, key)

@@ -25,7 +25,8 @@ class Representative:
 
     Args:
         memory_mb: size of the table in MiB; all of it is reserved (lazily, by the system) and nothing grows.
-        orders: context lengths to keep, ascending. 2 is the paper's tri-gram; 1 backs it off; longer ones sharpen.
+        orders: context lengths to keep, ascending. 2 is the paper's tri-gram; 1 and 0 (what comes anywhere) back it off;
+            longer ones sharpen.
         successors: continuations kept for each context.
         doubt: for each order, how many observations it takes before half of the probability mass is believed.
         forgetting: slowest rate at which old evidence gives way, 0 (plain mean) to 1 (only the latest counts).
@@ -36,17 +37,22 @@ class Representative:
     """
 
     memory_mb: float = 64.0
-    orders: tuple[int, ...] = (1, 2, 3, 5)
-    successors: int = 8
-    doubt: tuple[float, ...] = (0.3, 0.3, 0.2, 0.1)
-    forgetting: float = 0.2
+    orders: tuple[int, ...] = (0, 1, 2, 3, 5)
+    successors: int = 24
+    doubt: tuple[float, ...] = (1.0, 0.3, 1.0, 1.0, 1.0)
+    forgetting: float = 0.05
     vocab_size: int = 0
     fingerprint: str = ""
     clock: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        if list(self.orders) != sorted(set(self.orders)) or not self.orders or self.orders[0] < 1:
-            raise ValueError(f"orders must be positive and ascending, got {self.orders}")
+        if (
+            list(self.orders) != sorted(set(self.orders))
+            or not self.orders
+            or self.orders[0] < 0
+            or self.orders[-1] < 1
+        ):
+            raise ValueError(f"orders must be ascending, from 0 on, got {self.orders}")
         if len(self.doubt) != len(self.orders):
             raise ValueError(f"{len(self.orders)} orders need as many doubts, got {len(self.doubt)}")
         slot_bytes = 8 + 4 + 4 + self.successors * 8
@@ -118,7 +124,7 @@ class Representative:
 
     def predict(self, context: Sequence[int]) -> list[tuple[int, float]]:
         """(token, probability) after `context`, likeliest first; empty for a context never seen."""
-        keys = np.zeros(self.context_length, np.uint64)
+        keys = np.zeros(self.context_length + 1, np.uint64)
         ids = np.zeros(kernels.MAX_CANDIDATES, np.int32)
         probs = np.zeros(kernels.MAX_CANDIDATES, np.float32)
         kernels.context_keys(np.asarray(context, np.int32), keys)

@@ -39,7 +39,7 @@ def _search(keys_, counts, successors, weights, orders, doubt, tail, budget, dep
     parents = np.empty(budget, np.int32)
     depths = np.empty(budget, np.int32)
     scores = np.empty(budget, np.float32)
-    keys = np.zeros(orders[-1], np.uint64)
+    keys = np.zeros(orders[-1] + 1, np.uint64)
     context = np.empty(orders[-1], np.int32)
     ids = np.empty(MAX_CANDIDATES, np.int32)
     probs = np.empty(MAX_CANDIDATES, np.float32)

@@ -24,7 +24,7 @@ def _search(keys_, counts, successors, weights, orders, doubt, tail, c1, c2, ite
     width = np.zeros(capacity + 1, np.int32)
     visits = np.zeros(capacity + 1, np.int32)
     reward = np.zeros(capacity + 1, np.float64)
-    keys = np.zeros(orders[-1], np.uint64)
+    keys = np.zeros(orders[-1] + 1, np.uint64)
     context = np.empty(orders[-1], np.int32)
     ids = np.empty(MAX_CANDIDATES, np.int32)
     probs = np.empty(MAX_CANDIDATES, np.float32)
