@@ -95,8 +95,8 @@ def learn(table_keys, stamps, counts, successors, weights, orders, contexts, ids
     """Move each context's successors toward an observed distribution.
 
     contexts: int32 (r, c), latest token last, -1 where there is none. ids int32 (r, k) and probs float32 (r, k):
-    what followed; a row that begins with -1 was not scored. The step is a running mean that never forgets slower than `floor`:
-    w <- (1 - a) w + a p with a = max(1 / n, floor), n the context's observations.
+    what followed; a row that begins with -1 was not scored. The step is a running mean that never forgets slower
+    than `floor`: w <- (1 - a) w + a p with a = max(1 / n, floor), n the context's observations.
     """
     keys = np.zeros(orders[-1] + 1, np.uint64)
     for r in range(len(contexts)):

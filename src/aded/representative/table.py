@@ -25,8 +25,8 @@ class Representative:
 
     Args:
         memory_mb: size of the table in MiB; all of it is reserved (lazily, by the system) and nothing grows.
-        orders: context lengths to keep, ascending. 2 is the paper's tri-gram; 1 and 0 (what comes anywhere) back it off;
-            longer ones sharpen.
+        orders: context lengths to keep, ascending. 2 is the paper's tri-gram; 1 and 0 (what comes anywhere)
+            back it off; longer ones sharpen.
         successors: continuations kept for each context.
         doubt: for each order, how many observations it takes before half of the probability mass is believed.
         forgetting: slowest rate at which old evidence gives way, 0 (plain mean) to 1 (only the latest counts).
