@@ -1,0 +1,130 @@
+"""The main path on the embedded model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import aded
+
+PROMPTS = [
+    "Write a Python function that merges two sorted lists.",
+    "Explain in two sentences why the sky is blue.",
+    "Repeat this list three times: apple, banana, cherry, date.",
+    "Translate to French: The weather is nice today and we are going to the beach.",
+]
+
+
+def encode(tokenizer, text: str) -> dict[str, torch.Tensor]:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+
+
+@pytest.mark.parametrize("drafter", ["adaptive", "paper", "prompt-lookup", "token-recycling", "none"])
+def test_every_drafter_gives_the_models_own_greedy_output(embedded, drafter: str) -> None:
+    model, tokenizer = embedded
+    inputs = encode(tokenizer, PROMPTS[2])
+    plain = model.generate(**inputs, max_new_tokens=48, do_sample=False)
+    ours = model.generate(
+        **inputs, max_new_tokens=48, do_sample=False, custom_generate=aded.generate, drafter=drafter, nodes=7
+    )
+    assert torch.equal(plain, ours)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_greedy_output_is_the_same_and_takes_fewer_steps(embedded, prompt: str) -> None:
+    model, tokenizer = embedded
+    inputs = encode(tokenizer, prompt)
+    plain = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+    stats = aded.Stats()
+    ours = model.generate(
+        **inputs, max_new_tokens=64, do_sample=False, custom_generate=aded.generate, nodes=24, stats=stats
+    )
+    assert torch.equal(plain, ours)
+    assert stats.tokens == ours.shape[1] - inputs["input_ids"].shape[1]
+    assert stats.steps < stats.tokens
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_seeded_sample_is_the_same(embedded, seed: int) -> None:
+    model, tokenizer = embedded
+    inputs = encode(tokenizer, PROMPTS[1])
+    options = {"max_new_tokens": 48, "do_sample": True, "temperature": 0.8, "top_p": 0.9}
+    torch.manual_seed(seed)
+    plain = model.generate(**inputs, **options)
+    torch.manual_seed(seed)
+    ours = model.generate(**inputs, **options, custom_generate=aded.generate, nodes=24)
+    assert torch.equal(plain, ours)
+
+
+SPEC_BENCH = Path(__file__).parents[2] / "shared" / "data" / "spec_bench" / "question.jsonl"
+
+
+@pytest.mark.skipif(not SPEC_BENCH.is_file(), reason="the Spec-Bench prompts are not beside this checkout")
+def test_twenty_benchmark_prompts_give_the_models_own_output(embedded) -> None:
+    model, tokenizer = embedded
+    questions = [json.loads(line) for line in SPEC_BENCH.read_text().splitlines()][::24][:20]
+    drafter = aded.create_drafter("adaptive")
+    for question in questions:
+        inputs = encode(tokenizer, question["turns"][0][:2000])
+        plain = model.generate(**inputs, max_new_tokens=128, do_sample=False)
+        ours = model.generate(
+            **inputs, max_new_tokens=128, do_sample=False, custom_generate=aded.generate, drafter=drafter, nodes=7
+        )
+        assert torch.equal(plain, ours), question["question_id"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "aded.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_answers_in_json(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    options = [
+        "--json",
+        "--compare",
+        "--dtype",
+        "float32",
+        "--max-new-tokens",
+        "24",
+        "--nodes",
+        "8",
+        "--state",
+        str(state),
+    ]
+    result = run("generate", PROMPTS[0], *options)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures["identical"] is True
+    assert figures["tokens"] == 24
+    assert figures["steps"] <= figures["tokens"]
+    assert {"text", "mean_accepted_tokens", "tokens_per_second", "time_to_first_token_s"} <= figures.keys()
+    assert {"baseline_tokens_per_second", "speedup"} <= figures.keys()
+    again = json.loads(run("generate", PROMPTS[0], *options).stdout)
+    assert again["text"] == figures["text"]
+    assert again["steps"] < figures["steps"]  # the state was kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "/no/such/model"], "cannot load the model"),
+        (["--drafter", "nothing"], "choose one of adaptive"),
+        (["--nodes", "many"], "whole number"),
+        (["--dtype", "int3"], "choose one of float32"),
+        (["--state", __file__], "state file"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    result = run("generate", "hello", *arguments)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
