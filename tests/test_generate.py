@@ -1,0 +1,202 @@
+"""Everything `generate` can be asked for gives what it gives without us."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from transformers.generation.streamers import BaseStreamer
+
+import aded
+from oracle import Oracle
+from test_architectures import PROMPT, build
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build("llama")
+
+
+class EveryThird(tf.LogitsProcessor):
+    """Depends on the prefix: which tokens are pushed changes with its length and its last token."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        pushed = scores.clone()
+        pushed[:, (int(input_ids[0, -1]) + input_ids.shape[1]) % scores.shape[1] :: 3] += 2.0
+        return pushed
+
+
+class SeenTwice(tf.StoppingCriteria):
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        new = input_ids[0, PROMPT.shape[1] :].tolist()
+        return torch.tensor([len(new) > 10 and new.count(new[-1]) >= 2])
+
+
+class Recorder(BaseStreamer):
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.ended = 0
+
+    def put(self, value: torch.Tensor) -> None:
+        self.seen.extend(value.flatten().tolist())
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def pair(model: Any, seed: int = 5, **options: Any) -> tuple[Any, Any, aded.Stats]:
+    """The same call without us and with an oracle that drafts the right answer among wrong branches."""
+    options = {"max_new_tokens": 30, "pad_token_id": 0, "do_sample": False, **options}
+    inputs = options.pop("inputs", PROMPT)
+    torch.manual_seed(seed)
+    plain = model.generate(inputs, **options)
+    answer = plain if isinstance(plain, torch.Tensor) else plain.sequences
+    stats = aded.Stats()
+    oracle = Oracle([*answer[0, inputs.shape[1] :].tolist(), 1, 2, 3, 4])
+    torch.manual_seed(seed)
+    ours = model.generate(inputs, **options, custom_generate=aded.generate, drafter=oracle, nodes=16, stats=stats)
+    return plain, ours, stats
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.5},
+        {"no_repeat_ngram_size": 2},
+        {"bad_words_ids": [[3], [5, 7]]},
+        {"min_new_tokens": 20, "eos_token_id": list(range(20))},
+        {"logits_processor": tf.LogitsProcessorList([EveryThird()])},
+        {"stopping_criteria": tf.StoppingCriteriaList([SeenTwice()])},
+        {"max_new_tokens": 1},
+        {"max_new_tokens": 7},
+        {"max_length": 16, "max_new_tokens": None},
+        {"max_time": 60.0},
+        {"forced_eos_token_id": 9},
+        {"do_sample": True},
+        {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.2},
+        {"do_sample": True, "min_p": 0.02, "typical_p": 0.95},
+        {"do_sample": True, "top_k": 5, "logits_processor": tf.LogitsProcessorList([EveryThird()])},
+        {"prefill_chunk_size": 4},
+        {"inputs": PROMPT[:, :1]},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_options_give_the_models_own_output(model: Any, options: dict[str, Any]) -> None:
+    plain, ours, stats = pair(model, **options)
+    assert torch.equal(plain, ours)
+    new = ours.shape[1] - options.get("inputs", PROMPT).shape[1]
+    assert stats.tokens == new
+    assert new < 5 or stats.steps < stats.tokens
+
+
+def test_an_end_inside_an_accepted_path_ends_the_output(model: Any) -> None:
+    free, _, _ = pair(model)
+    for position in range(2, 9):
+        eos = int(free[0, PROMPT.shape[1] + position])
+        plain, ours, _ = pair(model, eos_token_id=eos)
+        assert torch.equal(plain, ours)
+        assert int(ours[0, -1]) == eos
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_scores_logits_and_cache_are_returned_as_by_generate(model: Any, do_sample: bool) -> None:
+    options = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True, "do_sample": do_sample}
+    plain, ours, _ = pair(model, **options, top_k=10)
+    assert torch.equal(plain.sequences, ours.sequences)
+    for name in ("scores", "logits"):
+        a, b = getattr(plain, name), getattr(ours, name)
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
+    assert plain.past_key_values.get_seq_length() == ours.past_key_values.get_seq_length()
+
+
+def test_a_returned_cache_carries_the_next_turn(model: Any) -> None:
+    options = {"return_dict_in_generate": True}
+    plain, ours, _ = pair(model, **options)
+    question = torch.cat([plain.sequences, torch.tensor([[8, 2, 7]])], dim=-1)
+    common = {"max_new_tokens": 20, "pad_token_id": 0, "do_sample": False, "attention_mask": torch.ones_like(question)}
+    expected = model.generate(question, past_key_values=plain.past_key_values, **common)
+    got = model.generate(
+        question, past_key_values=ours.past_key_values, **common, custom_generate=aded.generate, nodes=12
+    )
+    assert torch.equal(expected, got)
+    assert torch.equal(expected, model.generate(question, **common))
+
+
+def test_a_left_padded_prompt_gives_the_models_own_output(model: Any) -> None:
+    padded = torch.cat([torch.zeros(1, 4, dtype=torch.long), PROMPT], dim=-1)
+    mask = torch.cat([torch.zeros(1, 4, dtype=torch.long), torch.ones_like(PROMPT)], dim=-1)
+    plain, ours, _ = pair(model, inputs=padded, attention_mask=mask)
+    assert torch.equal(plain, ours)
+
+
+def test_a_streamer_receives_every_token_once(model: Any) -> None:
+    options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
+    plain, ours, accelerated = Recorder(), Recorder(), Recorder()
+    expected = model.generate(PROMPT, streamer=plain, **options)
+    model.generate(PROMPT, streamer=ours, custom_generate=aded.generate, **options)
+    undo = aded.accelerate(model)
+    model.generate(PROMPT, streamer=accelerated, **options)
+    undo()
+    assert plain.seen == ours.seen == accelerated.seen == expected[0].tolist()
+    assert ours.ended == accelerated.ended == 1
+
+
+def test_acceleration_changes_no_output_and_can_be_undone(model: Any) -> None:
+    before = type(model)
+    options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
+    plain = model.generate(PROMPT, **options)
+    undo = aded.accelerate(model, nodes=8)
+    assert torch.equal(plain, model.generate(PROMPT, **options))
+    with pytest.raises(aded.UnsupportedError):
+        model.generate(PROMPT, num_beams=2, **options)
+    aded.accelerate(model, drafter=Oracle(plain[0, PROMPT.shape[1] :].tolist()), nodes=8)
+    model.generate(PROMPT, **options)
+    assert type(model).__name__ == before.__name__
+    undo()
+    assert type(model) is before
+    assert torch.equal(plain, model.generate(PROMPT, **options))
+
+
+@pytest.mark.parametrize("nodes", [0, 1, 64, "auto"])
+def test_any_budget_gives_the_models_own_output(model: Any, nodes: Any) -> None:
+    options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
+    plain = model.generate(PROMPT, **options)
+    assert torch.equal(plain, model.generate(PROMPT, **options, custom_generate=aded.generate, nodes=nodes))
+
+
+def test_wrong_arguments_say_what_to_do(model: Any) -> None:
+    with pytest.raises(aded.UnknownDrafterError, match="choose one of"):
+        model.generate(PROMPT, custom_generate=aded.generate, drafter="nothing")
+    with pytest.raises(ValueError, match="whole number"):
+        model.generate(PROMPT, custom_generate=aded.generate, nodes=-1)
+    with pytest.raises(ValueError, match="on_unsupported"):
+        model.generate(PROMPT, custom_generate=aded.generate, on_unsupported="ignore")
+    with pytest.raises(aded.UnsupportedError, match="cache"):
+        model.generate(PROMPT, custom_generate=aded.generate, use_cache=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_output_is_certified(dtype: torch.dtype) -> None:
+    model = build("llama").to(dtype)
+    options = {"max_new_tokens": 40, "pad_token_id": 0, "do_sample": False}
+    output = model.generate(PROMPT, **options, custom_generate=aded.generate, nodes=16)
+    certificate = aded.certify(model, PROMPT, output)
+    assert certificate.lossless
+    assert certificate.first_difference is None
+    assert len(certificate.margins) == 40
+
+
+def test_a_certificate_finds_a_changed_token(model: Any) -> None:
+    output = model.generate(PROMPT, max_new_tokens=20, pad_token_id=0, do_sample=False)
+    changed = output.clone()
+    changed[0, PROMPT.shape[1] + 6] = (changed[0, PROMPT.shape[1] + 6] + 11) % 40
+    assert aded.certify(model, PROMPT, output).lossless
+    certificate = aded.certify(model, PROMPT, changed)
+    assert not certificate.lossless
+    assert certificate.first_difference == 6
+    with pytest.raises(ValueError, match="begin with"):
+        aded.certify(model, PROMPT + 1, output)
