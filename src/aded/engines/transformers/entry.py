@@ -21,6 +21,7 @@ from aded.decoding import Stats, decode
 from aded.drafters.base import Drafter, Session
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.engine import TransformersEngine
+from aded.engines.transformers.linear import fast_linear
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
@@ -232,9 +233,10 @@ def generate(
             **extra,
             **model_kwargs,
         )
-    return _generate(
-        model, input_ids, processors, criteria, generation_config, streamer, drafter, nodes, stats, model_kwargs
-    )
+    with fast_linear(model):
+        return _generate(
+            model, input_ids, processors, criteria, generation_config, streamer, drafter, nodes, stats, model_kwargs
+        )
 
 
 def _plain_class(model: Any) -> type:
