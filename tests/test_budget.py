@@ -15,21 +15,21 @@ def curve(slope: float) -> CostCurve:
 
 
 def test_free_nodes_are_all_verified_and_dear_ones_never() -> None:
-    assert len(MeasuredBudget(curve(0.0)).choose(LIKELY)) == 4
-    assert len(MeasuredBudget(curve(2.0)).choose(LIKELY)) == 0
+    assert len(MeasuredBudget(lambda: curve(0.0)).choose(LIKELY)) == 4
+    assert len(MeasuredBudget(lambda: curve(2.0)).choose(LIKELY)) == 0
 
 
 @given(st.floats(0, 2), st.lists(st.floats(-6, 0, width=32), max_size=20))
 def test_the_chosen_tree_has_the_best_expected_rate(slope: float, steps: list[float]) -> None:
     tree = DraftTree.build(range(len(steps)), [-1] * len(steps), sorted(steps, reverse=True))
     costs = curve(slope)
-    chosen = len(MeasuredBudget(costs).choose(tree))
+    chosen = len(MeasuredBudget(lambda: costs).choose(tree))
     rates = [(1 + np.exp(tree.log_probs[:k]).sum()) / costs(k + 1) for k in range(len(steps) + 1)]
     assert rates[chosen] >= max(rates) - 1e-5
 
 
 def test_drafts_that_keep_failing_are_given_up_and_good_ones_taken_up_again() -> None:
-    budget = MeasuredBudget(curve(0.3))
+    budget = MeasuredBudget(lambda: curve(0.3))
     assert len(budget.choose(LIKELY)) > 0
     for _ in range(300):
         budget.observe(LIKELY, 0)

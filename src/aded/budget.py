@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aded.tree import DraftTree
 
@@ -27,20 +29,26 @@ class CostCurve:
         self._curve = np.interp(np.arange(1, MAX_NODES + 2), sizes, seconds)
 
     @classmethod
-    def measure(cls, step: Callable[[int], float], *, limit_s: float = 4.0) -> CostCurve:
-        """Time `step(tokens) -> seconds` at growing sizes, each as the best of three, within about `limit_s`.
+    def measure(cls, step: Callable[[int], float], *, limit_s: float = 3.0) -> CostCurve:
+        """Time `step(tokens) -> seconds` at growing sizes, in several rounds within about `limit_s`; the best counts.
 
-        Once the time is spent, or a size costs over 16 plain steps, the last slope is continued instead of measured.
+        Rounds go through all sizes, so that a machine busy for a moment slows one round and not one size. Sizes that
+        cost over 16 plain steps are not measured: the last slope is continued.
         """
+        sizes = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1]
         step(1)
-        sizes, seconds, spent = [1], [min(step(1) for _ in range(3))], 0.0
-        for size in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1):
-            times = [step(size) for _ in range(3)]
-            sizes.append(size)
-            seconds.append(min(times))
-            spent += sum(times)
-            if spent > limit_s or min(times) > 16 * seconds[0]:
+        seconds: list[float] = []
+        for size in sizes:
+            step(size)  # the first of a shape can compile
+            seconds.append(step(size))
+            if seconds[-1] > 16 * seconds[0] or 2 * sum(seconds) > limit_s:
                 break
+        sizes = sizes[: len(seconds)]
+        spent = 2 * sum(seconds)
+        while spent < limit_s:
+            times = [step(size) for size in sizes]
+            seconds = [min(pair) for pair in zip(seconds, times, strict=True)]
+            spent += sum(times)
         if sizes[-1] < MAX_NODES + 1:
             slope = max(seconds[-1] - seconds[-2], 0.0) / (sizes[-1] - sizes[-2])
             sizes.append(MAX_NODES + 1)
@@ -58,7 +66,11 @@ class Budget:
     max_nodes: int
 
     def choose(self, tree: DraftTree) -> DraftTree:
+        """The part of `tree` worth verifying."""
         raise NotImplementedError
+
+    def observe(self, tree: DraftTree, accepted: int) -> None:
+        """Told of each verified tree, and of how many of its nodes were kept."""
 
 
 class FixedBudget(Budget):
@@ -80,10 +92,15 @@ class MeasuredBudget(Budget):
     seconds, so k maximises (1 + a * sum p) / cost(k + 1); k = 0 is a plain step.
     """
 
-    def __init__(self, curve: CostCurve) -> None:
-        self.curve, self.max_nodes = curve, MAX_NODES
-        self._cost = np.array([curve(k + 1) for k in range(MAX_NODES + 1)])
+    def __init__(self, curve: Callable[[], CostCurve]) -> None:
+        self.max_nodes = MAX_NODES
+        self._curve = curve  # asked for when there first is a draft: a drafter without any costs no measurement
         self._accepted = self._predicted = 4.0  # a few tokens of evidence that predictions are right
+
+    @cached_property
+    def _cost(self) -> NDArray[np.float64]:
+        curve = self._curve()
+        return np.array([curve(k + 1) for k in range(MAX_NODES + 1)])
 
     def choose(self, tree: DraftTree) -> DraftTree:
         """The part of `tree` worth verifying."""

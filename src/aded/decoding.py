@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.budget import Budget, MeasuredBudget
+from aded.budget import Budget
 from aded.drafters.base import Observation, Session
 from aded.tree import DraftTree
 from aded.verify import walk
@@ -131,7 +131,7 @@ def decode(
             stats.time_to_first_token_s = now - started
         seen = scores.top_k(top_k) if top_k else None
         session.observe(Observation(emitted, tree, *(seen or (None, None))))
-        if isinstance(budget, MeasuredBudget) and not finished:
+        if not finished:  # an end inside a path says nothing of the nodes after it
             budget.observe(tree, accepted)
         stats.learn_s += (clock := time.perf_counter()) - now
         stats.total_s = clock - started

@@ -19,8 +19,8 @@ class Certificate:
 
     Attributes:
         margins: float32, (emitted tokens,): best logit minus the emitted token's, 0 where it was the best.
-        noise: the rounding noise of a difference of two logits of this model here, in the same unit: the most by which
-            logits of the same token moved between forward passes of different shapes, twice.
+        noise: the rounding noise of such a difference of two logits, in the same unit: the most by which the lead of
+            the best token over its nearest rival moved between forward passes of different shapes.
     """
 
     margins: NDArray[np.float32]
@@ -65,12 +65,12 @@ def certify(model: Any, input_ids: torch.Tensor, output_ids: torch.Tensor) -> Ce
     single = _replay(model, output_ids, prompt, 1)
     best = single.max(-1).values
     margins = best - single.gather(1, emitted[:, None])[:, 0]
-    # What decides a choice is the gap between likely tokens, so the noise is read on the two likeliest ones.
     leaders = single.topk(2, dim=-1).indices
+    lead = -single.gather(1, leaders).diff(dim=-1)
     noise = 0.0
     for shape in (2, 5, 16, 33):
-        moved = (_replay(model, output_ids, prompt, shape) - single).gather(1, leaders).abs().max()
-        noise = max(noise, 2 * float(moved))
+        moved = _replay(model, output_ids, prompt, shape).gather(1, leaders).diff(dim=-1) + lead
+        noise = max(noise, float(moved.abs().max()))
     return Certificate(margins.float().cpu().numpy(), noise)
 
 

@@ -113,11 +113,9 @@ def _curve(model: Any, length: int) -> CostCurve:
     return _CURVES[model]
 
 
-def _budget(model: Any, nodes: Nodes, drafter: Drafter, prompt_length: int) -> Budget:
+def _budget(model: Any, nodes: Nodes, prompt_length: int) -> Budget:
     if nodes == "auto":
-        if isinstance(drafter, drafters.none.NoDrafter):
-            return FixedBudget(0)
-        return MeasuredBudget(_curve(model, prompt_length))
+        return MeasuredBudget(lambda: _curve(model, prompt_length))
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 0:
         raise ValueError(f'nodes must be "auto" or a whole number from 0 on, not {nodes!r}')
     return FixedBudget(nodes)
@@ -139,7 +137,7 @@ def _generate(
     engine = TransformersEngine(model, input_ids, generation_config, logits_processor, model_kwargs)
     drafter = _shared_drafter(model, drafter)
     prompt = input_ids[0].tolist()
-    budget = _budget(model, nodes, drafter, len(prompt))
+    budget = _budget(model, nodes, len(prompt))
     session: Session = drafter.start(prompt)
     if not engine.trees:
         session = _ChainSession(session)
