@@ -6,7 +6,9 @@ __all__ = [
     "AdedError",
     "DraftTreeError",
     "ModelLoadError",
+    "PromptFileError",
     "StateFileError",
+    "TraceFileError",
     "UnknownDrafterError",
     "UnsupportedError",
 ]
@@ -26,6 +28,14 @@ class UnknownDrafterError(AdedError, ValueError):
 
 class StateFileError(AdedError):
     """A saved state is missing, damaged, or belongs to another vocabulary or version."""
+
+
+class TraceFileError(AdedError):
+    """A trace is missing, damaged, or made for another model than it is used with."""
+
+
+class PromptFileError(AdedError):
+    """A file of prompts is missing or cannot be understood."""
 
 
 class ModelLoadError(AdedError):

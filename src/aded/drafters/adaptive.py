@@ -53,6 +53,11 @@ class AdaptiveDrafter:
         self.top_k = top_k
         self._search = _SEARCHES[search]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of learned state."""
+        return self.representative.nbytes
+
     def start(self, prompt: Sequence[int]) -> _Session:
         """Begin a sequence; its prompt is learned as text."""
         self.representative.learn_text(prompt)

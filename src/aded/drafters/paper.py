@@ -38,6 +38,11 @@ class PaperDrafter:
         self.gain, self.cap, self.window = gain, cap, window
         self._options = {"c1": c1, "c2": c2, "iterations": iterations, "depth": depth}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of learned state."""
+        return self.representative.nbytes
+
     def start(self, prompt: Sequence[int]) -> _Session:
         return _Session(self, prompt)
 
@@ -46,15 +51,16 @@ class _Session:
     def __init__(self, drafter: PaperDrafter, prompt: Sequence[int]) -> None:
         self._drafter = drafter
         self._tokens = TokenBuffer(prompt)
-        self._strengthen(len(prompt))
+        self._strengthen()
 
-    def _strengthen(self, tokens: int) -> None:
+    def _strengthen(self) -> None:
         drafter = self._drafter
-        drafter.representative.strengthen(self._tokens.view(tokens), start=2, gain=drafter.gain, cap=drafter.cap)
+        window = self._tokens.view(drafter.window)
+        drafter.representative.strengthen(window, start=2, gain=drafter.gain, cap=drafter.cap)
 
     def draft(self, max_nodes: int) -> DraftTree:
         return mcts(self._drafter.representative, self._tokens.view(2), max_nodes, **self._drafter._options)  # type: ignore[arg-type]
 
     def observe(self, observation: Observation) -> None:
         self._tokens.extend(observation.emitted)
-        self._strengthen(self._drafter.window)
+        self._strengthen()

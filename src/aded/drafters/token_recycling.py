@@ -41,6 +41,11 @@ class TokenRecyclingDrafter:
         self.top_k, self.depth = top_k, depth
         self.candidates: dict[int, list[int]] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of learned state, ids counted as 4 each."""
+        return 4 * (self.top_k + 1) * len(self.candidates)
+
     def start(self, prompt: Sequence[int]) -> _Session:
         return _Session(self, prompt)
 

@@ -1,80 +1,19 @@
-"""Saved state on disk: one safetensors file with a checked header, written to the side and renamed."""
+"""What a saved representative must be to be used: a table of the right vocabulary, tokenizer and context lengths."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from aded.errors import StateFileError
+from aded.files import FileKind
 
-__all__ = ["check_arrays", "check_identity", "digest", "read", "write"]
+__all__ = ["STATE", "check_arrays", "check_identity"]
 
-_FORMAT = "aded-representative"
-_VERSION = 1
-
-
-def digest(data: bytes) -> str:
-    """16 hexadecimal digits naming `data`."""
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def _checksum(arrays: dict[str, NDArray[Any]], header: str) -> str:
-    state = hashlib.blake2b(header.encode(), digest_size=16)
-    for name in sorted(arrays):
-        state.update(name.encode())
-        state.update(np.ascontiguousarray(arrays[name]).data)
-    return state.hexdigest()
-
-
-def write(path: Path, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
-    """Write arrays and header so that a crash leaves either the old file or the new one."""
-    text = json.dumps(header)
-    metadata = {"format": _FORMAT, "version": str(_VERSION), "header": text, "checksum": _checksum(arrays, text)}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(save(arrays, metadata))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StateFileError(f"cannot write the state file {path}: {error.strerror}; choose another place") from error
-
-
-def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays and header of a file that `write` made; anything else is a StateFileError."""
-    if not path.is_file():
-        raise StateFileError(f"there is no state file {path}; check the path, or leave it out to start afresh")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise StateFileError(f"{path} is not an ADED state file; choose another file")
-            if metadata.get("version") != str(_VERSION):
-                raise StateFileError(
-                    f"{path} has state version {metadata.get('version')}, this release reads {_VERSION}; delete it"
-                )
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            header = json.loads(metadata["header"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise StateFileError(f"the state file {path} is damaged ({error}); delete it to start afresh") from error
-    if metadata.get("checksum") != _checksum(arrays, metadata["header"]) or not isinstance(header, dict):
-        raise StateFileError(f"the state file {path} is damaged (its checksum differs); delete it to start afresh")
-    return arrays, header
+STATE = FileKind("aded-representative", 1, "state file", "delete it to start afresh", StateFileError)
 
 
 def check_identity(mine: dict[str, Any], theirs: dict[str, Any], what: str) -> None:

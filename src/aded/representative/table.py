@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.errors import StateFileError
+from aded.files import digest
 from aded.representative import kernels, storage
 
 __all__ = ["Representative"]
@@ -67,6 +68,12 @@ class Representative:
         self._orders = np.asarray(self.orders, np.int64)
         self._doubt = np.asarray(self.doubt, np.float32)
         self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=Lock())
 
     @property
     def context_length(self) -> int:
@@ -152,7 +159,7 @@ class Representative:
             used = np.flatnonzero(self._keys)
             arrays = {name: np.ascontiguousarray(getattr(self, f"_{name}")[used]) for name in _ARRAYS}
             header = {**self.identity(), "successors": self.successors, "clock": self.clock}
-        storage.write(Path(path), arrays, header)
+        storage.STATE.write(Path(path), arrays, header)
 
     def load(self, path: str | Path) -> None:
         """Replace what this table knows by a saved state; on an error it is left as it was.
@@ -160,7 +167,7 @@ class Representative:
         Raises:
             StateFileError: the file is missing, damaged, or belongs to another vocabulary, tokenizer or version.
         """
-        arrays, header = storage.read(Path(path))
+        arrays, header = storage.STATE.read(Path(path))
         storage.check_identity(self.identity(), header, f"the state file {path}")
         storage.check_arrays(arrays, header.get("successors"), path)
         if self.vocab_size and arrays["successors"].size and int(arrays["successors"].max()) >= self.vocab_size:
@@ -187,4 +194,4 @@ def windows(tokens: NDArray[np.int32], length: int, start: int) -> tuple[NDArray
 
 def fingerprint(pieces: Iterable[str]) -> str:
     """A short hash of a tokenizer's vocabulary in id order."""
-    return storage.digest("\0".join(pieces).encode())
+    return digest("\0".join(pieces).encode())

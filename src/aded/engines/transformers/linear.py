@@ -28,6 +28,9 @@ _TOKENS = 64  # tokens whose inputs stay in a core's cache meanwhile
 _INPUTS = 512  # inputs of four features, widened to float32, that fit the nearest cache
 _FASTMATH = {"reassoc", "contract", "nsz"}
 
+# Any: called in compiled code, without the typing context a type checker sees.
+_compile_time: Any = intrinsic
+
 
 @njit(cache=True, inline="always")
 def _widen(bits):  # type: ignore[no-untyped-def]
@@ -103,7 +106,7 @@ def _multiply(x, weight, bias, out, begin, end):  # type: ignore[no-untyped-def]
                     out[chunk + i, first + r] = _narrow(total)
 
 
-@intrinsic
+@_compile_time
 def _pointer(typing_context, address):  # type: ignore[no-untyped-def]
     """An address as a pointer to 16-bit words."""
 
@@ -113,7 +116,7 @@ def _pointer(typing_context, address):  # type: ignore[no-untyped-def]
     return types.CPointer(types.uint16)(types.int64), generate
 
 
-@intrinsic
+@_compile_time
 def _call(typing_context, address):  # type: ignore[no-untyped-def]
     """The result of the C function `int f(void)` at an address."""
 

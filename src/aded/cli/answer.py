@@ -1,44 +1,33 @@
-"""The command line: `aded generate` and `aded chat`."""
+"""`aded generate` and `aded chat`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
-from aded.errors import AdedError
+import typer
+from rich.console import Console
 
-try:
-    import typer
-    from rich.console import Console
-except ModuleNotFoundError:  # pragma: no cover - only without the extra
-    sys.exit('the aded command needs its extra: pip install "aded[cli]"')
-
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Decode language models faster, with exactly the same output.",
+from aded.cli.options import (
+    DrafterName,
+    Dtype,
+    Model,
+    NewTokens,
+    Nodes,
+    Seed,
+    ShowDrafts,
+    State,
+    Temperature,
+    Threads,
+    TopP,
+    nodes_of,
 )
 
-Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
-DrafterName = Annotated[str, typer.Option("--drafter", help="Who drafts: adaptive, paper, prompt-lookup, ...")]
-Nodes = Annotated[str, typer.Option(help="Most draft tokens verified a step, or auto: as many as pay here.")]
-NewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens to generate.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily; above, samples.")]
-TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this total.")]
-Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. Default: torch's.")]
-State = Annotated[Path | None, typer.Option(help="Keep what is learned in this file between runs.")]
-ShowDrafts = Annotated[bool, typer.Option("--show-drafts", help="Colour the tokens that came from drafts.")]
+__all__ = ["chat", "generate"]
 
 
-@app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")],
     model: Model = None,
@@ -62,7 +51,7 @@ def generate(
     runner = Runner.open(
         model,
         drafter=drafter,
-        nodes=_nodes(nodes),
+        nodes=nodes_of(nodes),
         dtype=dtype,
         threads=threads,
         state=state,
@@ -95,7 +84,6 @@ def generate(
         raise typer.Exit(1)
 
 
-@app.command()
 def chat(
     model: Model = None,
     drafter: DrafterName = "adaptive",
@@ -116,7 +104,7 @@ def chat(
     runner = Runner.open(
         model,
         drafter=drafter,
-        nodes=_nodes(nodes),
+        nodes=nodes_of(nodes),
         dtype=dtype,
         threads=threads,
         state=state,
@@ -154,14 +142,6 @@ def chat(
             runner.save(state)
 
 
-def _nodes(text: str) -> Any:
-    if text == "auto":
-        return "auto"
-    if text.isdigit():
-        return int(text)
-    raise AdedError(f'--nodes takes a whole number or "auto", not {text!r}')
-
-
 def _printer(console: Console, title: str) -> Callable[[str], None]:
     """Prints text as it comes; None ends the line."""
     if title:
@@ -193,16 +173,3 @@ def _summary(console: Console, result: dict[str, Any]) -> None:
         where += f", {result['margin']:.3g} below the best score (rounding noise {result['noise']:.3g})"
     verdict = "[yellow]a tie within rounding[/yellow]" if result["tie"] else "[red]not a tie[/red]"
     console.print(f"{verdict}: {where}")
-
-
-def main() -> None:
-    """Run the command; a foreseen failure is one line on standard error and exit code 2."""
-    try:
-        app()
-    except (AdedError, ModuleNotFoundError) as error:
-        print(f"aded: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m aded.cli`."""
+
+from aded.cli import main
+
+main()

@@ -1,0 +1,47 @@
+"""Options several commands share, and how what they give is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aded.errors import AdedError
+
+Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
+DrafterName = Annotated[str, typer.Option("--drafter", help="Who drafts: adaptive, paper, prompt-lookup, ...")]
+Nodes = Annotated[str, typer.Option(help="Most draft tokens verified a step, or auto: as many as pay here.")]
+NewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens to generate.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily; above, samples.")]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this total.")]
+Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. Default: torch's.")]
+State = Annotated[Path | None, typer.Option(help="Keep what is learned in this file between runs.")]
+ShowDrafts = Annotated[bool, typer.Option("--show-drafts", help="Colour the tokens that came from drafts.")]
+
+
+def nodes_of(text: str) -> Any:
+    """ "auto" or a number of nodes."""
+    if text == "auto":
+        return "auto"
+    if text.isdigit():
+        return int(text)
+    raise AdedError(f'--nodes takes a whole number or "auto", not {text!r}')
+
+
+def words_of(text: str, option: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise AdedError(f"{option} takes a comma-separated list, not {text!r}")
+    return words
+
+
+def numbers_of(text: str, option: str) -> list[int]:
+    """The whole numbers of a comma-separated list."""
+    words = words_of(text, option)
+    if not all(word.isdigit() for word in words):
+        raise AdedError(f"{option} takes whole numbers separated by commas, not {text!r}")
+    return [int(word) for word in words]

@@ -1,0 +1,103 @@
+"""Arrays and a header in one safetensors file, written to the side and renamed, and checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from aded.errors import AdedError
+
+__all__ = ["FileKind", "digest", "replace"]
+
+
+def digest(data: bytes) -> str:
+    """16 hexadecimal digits naming `data`."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write `data` so that a crash leaves either the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _checksum(arrays: dict[str, NDArray[Any]], header: str) -> str:
+    state = hashlib.blake2b(header.encode(), digest_size=16)
+    for name in sorted(arrays):
+        state.update(name.encode())
+        state.update(np.ascontiguousarray(arrays[name]).data)
+    return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """One kind of file.
+
+    Attributes:
+        format: written into the file; another kind's file is refused by it.
+        version: files of another version are refused.
+        word: what messages call it.
+        remedy: what a message suggests when a file cannot be used.
+        error: raised for every problem with a file.
+    """
+
+    format: str
+    version: int
+    word: str
+    remedy: str
+    error: type[AdedError]
+
+    def write(self, path: Path, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
+        """Write arrays and header, whole or not at all."""
+        text = json.dumps(header)
+        metadata = {
+            "format": self.format,
+            "version": str(self.version),
+            "header": text,
+            "checksum": _checksum(arrays, text),
+        }
+        try:
+            replace(path, save(arrays, metadata))
+        except OSError as error:
+            raise self.error(f"cannot write the {self.word} {path}: {error.strerror}; choose another place") from error
+
+    def read(self, path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and header of a file that `write` made; anything else raises `error`."""
+        if not path.is_file():
+            raise self.error(f"there is no {self.word} {path}; check the path")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != self.format:
+                    raise self.error(f"{path} is not an ADED {self.word}; choose another file")
+                if metadata.get("version") != str(self.version):
+                    raise self.error(
+                        f"{path} has version {metadata.get('version')} of the {self.word}, this release reads "
+                        f"{self.version}; {self.remedy}"
+                    )
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                header = json.loads(metadata["header"])
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise self.error(f"the {self.word} {path} is damaged ({error}); {self.remedy}") from error
+        if metadata.get("checksum") != _checksum(arrays, metadata["header"]) or not isinstance(header, dict):
+            raise self.error(f"the {self.word} {path} is damaged (its checksum differs); {self.remedy}")
+        return arrays, header

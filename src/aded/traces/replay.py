@@ -1,0 +1,199 @@
+"""Replaying a trace: a drafter decodes it again through the loop, with the trace in the model's place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.budget import FixedBudget
+from aded.decoding import Stats, decode
+from aded.drafters.base import Drafter, Observation
+from aded.traces.trace import Trace, TracedSequence
+from aded.tree import DraftTree
+
+__all__ = ["Result", "learn", "replay"]
+
+MAX_DEPTH = 16
+
+
+class _Scores:
+    """What the trace says after the root and after each node that lies on its path; other nodes were never scored."""
+
+    def __init__(self, sequence: TracedSequence, position: int, tree: DraftTree) -> None:
+        self._sequence, self._position, self._tree = sequence, position, tree
+
+    def choose(self, row: int) -> int:
+        depth = 0 if row == 0 else int(self._tree.depths[row - 1]) + 1
+        return int(self._sequence.output[self._position + depth])
+
+    def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        all_ids, all_probs = self._sequence.top_ids, self._sequence.top_probs
+        if all_ids is None or all_probs is None:
+            return None
+        k = min(k, all_ids.shape[1])
+        ids = np.full((len(self._tree) + 1, k), -1, np.int32)
+        probs = np.zeros((len(self._tree) + 1, k), np.float32)
+        row, position = 0, self._position
+        while position < len(all_ids):
+            ids[row], probs[row] = all_ids[position, :k], all_probs[position, :k]
+            node = self._tree.children(row - 1).get(int(self._sequence.output[position]))
+            if node is None:
+                break
+            row, position = node + 1, position + 1
+        return ids, probs
+
+
+class _TraceEngine:
+    def __init__(self, sequence: TracedSequence) -> None:
+        self._sequence = sequence
+        self._position = 0
+
+    def prefill(self) -> _Scores:
+        self._position = 1
+        return _Scores(self._sequence, 0, DraftTree.empty())
+
+    def verify(self, root: int, tree: DraftTree) -> _Scores:
+        return _Scores(self._sequence, self._position, tree)
+
+    def commit(self, path: Sequence[int]) -> None:
+        self._position += 1 + len(path)
+
+
+@dataclass
+class _Tally:
+    """Sums over sequences."""
+
+    sequences: int = 0
+    stats: Stats = field(default_factory=Stats)
+    reached: NDArray[np.int64] = field(default_factory=lambda: np.zeros(MAX_DEPTH, np.int64))
+    drafting_steps: int = 0
+
+    def add(self, other: Stats, accepted: list[int]) -> None:
+        self.sequences += 1
+        for name in ("tokens", "steps", "accepted", "drafted", "draft_s", "learn_s"):
+            setattr(self.stats, name, getattr(self.stats, name) + getattr(other, name))
+        self.drafting_steps += len(accepted)
+        for depth in accepted:
+            self.reached[: min(depth, MAX_DEPTH)] += 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one drafter did with one budget.
+
+    Attributes:
+        mat: tokens for each target forward pass, prefills included, over the whole trace.
+        nodes_used: mean nodes of a verified draft.
+        draft_ms, learn_ms: mean time a step, in milliseconds.
+        state_mb: MiB of learned state, None where the drafter does not tell.
+        acceptance_by_depth: share of verification steps that accept at least 1, 2, ... drafted tokens.
+        by_category: mat, sequences and tokens of each category.
+    """
+
+    drafter: str
+    nodes: int
+    mat: float
+    tokens: int
+    steps: int
+    nodes_used: float
+    draft_ms: float
+    learn_ms: float
+    state_mb: float | None
+    acceptance_by_depth: list[float]
+    by_category: dict[str, dict[str, Any]]
+
+
+def learn(drafter: Drafter, trace: Trace) -> None:
+    """Show a drafter all of a trace, as plain decoding would; one that must `build` a corpus is given the texts."""
+    if (build := getattr(drafter, "build", None)) is not None:
+        build([[*sequence.prompt.tolist(), *sequence.output.tolist()] for sequence in trace.sequences])
+        return
+    for sequence in trace.sequences:
+        session = drafter.start(sequence.prompt.tolist())
+        for position, token in enumerate(sequence.output.tolist()):
+            top = slice(position, position + 1)
+            ids = None if sequence.top_ids is None else sequence.top_ids[top, : drafter.top_k]
+            probs = None if sequence.top_probs is None else sequence.top_probs[top, : drafter.top_k]
+            if not drafter.top_k:
+                ids = probs = None
+            session.observe(Observation([token], DraftTree.empty(), ids, probs))
+
+
+def _snapshot(drafter: Drafter) -> Drafter | None:
+    """A copy to begin each sequence from; None if this drafter cannot be copied and must learn anew."""
+    try:
+        return copy.deepcopy(drafter)
+    except TypeError:
+        return None
+
+
+def replay(
+    trace: Trace,
+    name: str,
+    make: Callable[[], Drafter],
+    nodes: int,
+    *,
+    warm: Trace | None = None,
+    keep_state: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Result:
+    """Run a drafter over a trace with a fixed budget.
+
+    Args:
+        name: what to call the result.
+        make: makes the drafter.
+        nodes: most nodes of a draft.
+        warm: learned before the first sequence.
+        keep_state: go on learning from sequence to sequence; otherwise each begins from the state before the first.
+        progress: told how many sequences are done.
+
+    Nodes off the trace's path have no recorded scores and teach nothing here; live, they do.
+    """
+    drafter = make()
+    if warm is not None:
+        learn(drafter, warm)
+    snapshot = None if keep_state or warm is None else _snapshot(drafter)
+    total, categories = _Tally(), dict[str, _Tally]()
+    for done, sequence in enumerate(trace.sequences, 1):
+        if not keep_state and done > 1:
+            drafter = make() if snapshot is None else copy.deepcopy(snapshot)
+            if snapshot is None and warm is not None:
+                learn(drafter, warm)
+        stats, accepted = Stats(), list[int]()
+        steps = decode(
+            _TraceEngine(sequence),
+            drafter.start(sequence.prompt.tolist()),
+            budget=FixedBudget(nodes),
+            max_tokens=len(sequence.output),
+            top_k=drafter.top_k,
+            stats=stats,
+        )
+        accepted = [step.drafted for step in steps][1:]
+        for tally in (total, categories.setdefault(sequence.category, _Tally())):
+            tally.add(stats, accepted)
+        progress(done)
+    size = getattr(drafter, "nbytes", None)
+    sums = total.stats
+    verified = max(total.drafting_steps, 1)
+    reached = total.reached / verified
+    return Result(
+        drafter=name,
+        nodes=nodes,
+        mat=sums.mean_accepted_tokens,
+        tokens=sums.tokens,
+        steps=sums.steps,
+        nodes_used=sums.drafted / verified,
+        draft_ms=1e3 * sums.draft_s / max(sums.steps, 1),
+        learn_ms=1e3 * sums.learn_s / max(sums.steps, 1),
+        state_mb=None if size is None else size / 2**20,
+        acceptance_by_depth=[float(share) for share in reached[: int((reached > 0).sum())]],
+        by_category={
+            category: {"mat": t.stats.mean_accepted_tokens, "sequences": t.sequences, "tokens": t.stats.tokens}
+            for category, t in categories.items()
+        },
+    )

@@ -1,0 +1,111 @@
+"""A trace: what a model said to each prompt, with its likeliest tokens at every position, in one small file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.errors import TraceFileError
+from aded.files import FileKind
+
+__all__ = ["TRACE", "Trace", "TracedSequence"]
+
+TRACE = FileKind("aded-trace", 1, "trace", "record it again", TraceFileError)
+
+
+@dataclass(frozen=True, eq=False)
+class TracedSequence:
+    """One answer.
+
+    Attributes:
+        name: of the prompt; turns after the first add a dot and their number.
+        category: what it is reported under.
+        prompt: int32, (p,): the token ids given.
+        output: int32, (n,): the token ids generated.
+        top_ids, top_probs: int32 and float32, (n, k): the model's likeliest ids at each generated position, likeliest
+            first, and their probabilities before any temperature; None in a text-only trace.
+    """
+
+    name: str
+    category: str
+    prompt: NDArray[np.int32]
+    output: NDArray[np.int32]
+    top_ids: NDArray[np.int32] | None = None
+    top_probs: NDArray[np.float32] | None = None
+
+
+@dataclass(eq=False)
+class Trace:
+    """Recorded answers of one model.
+
+    Attributes:
+        sequences: in the order of the prompts.
+        about: how it was made: model, vocab_size, fingerprint, and the recording's settings.
+    """
+
+    sequences: list[TracedSequence]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Generated tokens in all."""
+        return sum(len(sequence.output) for sequence in self.sequences)
+
+    def save(self, path: str | Path) -> None:
+        """Write one file; ids take two bytes each where the vocabulary allows, probabilities float16."""
+        small = all(int(s.prompt.max(initial=0)) < 2**16 and _largest(s) < 2**16 for s in self.sequences)
+        ids = np.uint16 if small else np.uint32
+        arrays: dict[str, NDArray[Any]] = {
+            "prompts": _join((s.prompt for s in self.sequences), ids),
+            "outputs": _join((s.output for s in self.sequences), ids),
+            "prompt_lengths": np.array([len(s.prompt) for s in self.sequences], np.int64),
+            "output_lengths": np.array([len(s.output) for s in self.sequences], np.int64),
+        }
+        tops = [(s.top_ids, s.top_probs) for s in self.sequences if s.top_ids is not None and s.top_probs is not None]
+        if tops and len(tops) != len(self.sequences):
+            raise TraceFileError("a trace holds likeliest tokens for all of its sequences or for none")
+        if tops:
+            arrays["top_ids"] = np.concatenate([i for i, _ in tops]).astype(ids)
+            arrays["top_probs"] = np.concatenate([p for _, p in tops]).astype(np.float16)
+        labels = {"names": [s.name for s in self.sequences], "categories": [s.category for s in self.sequences]}
+        TRACE.write(Path(path), arrays, {"about": self.about, **labels})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace.
+
+        Raises:
+            TraceFileError: the file is missing, damaged, or something else.
+        """
+        arrays, header = TRACE.read(Path(path))
+        try:
+            prompts = _split(arrays["prompts"], arrays["prompt_lengths"])
+            outputs = _split(arrays["outputs"], arrays["output_lengths"])
+            ids: Sequence[Any] = [None] * len(outputs)
+            probs: Sequence[Any] = ids
+            if "top_ids" in arrays:
+                ids = _split(arrays["top_ids"], arrays["output_lengths"])
+                probs = _split(arrays["top_probs"], arrays["output_lengths"], np.float32)
+            rows = zip(header["names"], header["categories"], prompts, outputs, ids, probs, strict=True)
+            return cls([TracedSequence(*row) for row in rows], header["about"])
+        except (KeyError, ValueError) as error:
+            raise TraceFileError(f"the trace {path} is damaged ({error}); record it again") from error
+
+
+def _largest(sequence: TracedSequence) -> int:
+    return max(int(a.max(initial=0)) for a in (sequence.output, sequence.top_ids) if a is not None)
+
+
+def _join(parts: Iterable[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, np.int32), *parts]).astype(dtype)
+
+
+def _split(array: NDArray[Any], lengths: NDArray[np.int64], dtype: type = np.int32) -> list[NDArray[Any]]:
+    if int(lengths.sum()) != len(array):
+        raise ValueError("lengths do not add up")
+    return np.split(array.astype(dtype), np.cumsum(lengths)[:-1]) if len(lengths) else []
