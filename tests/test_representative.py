@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aded import Representative, StateFileError
-from aded.representative import windows
+from aded.representative import Blend, Trust, windows
 from aded.search import best_first, mcts
 
 TEXTS = st.lists(st.integers(0, 12), min_size=0, max_size=80)
@@ -20,12 +20,16 @@ def small(**options) -> Representative:
     return Representative(**{"memory_mb": 0.25, "vocab_size": 64, "fingerprint": "a", **options})
 
 
+def predict(table: Representative, context: list[int]) -> list[tuple[int, float]]:
+    return Blend([table]).predict(context)
+
+
 @given(TEXTS)
 def test_text_once_learned_is_predicted(tokens: list[int]) -> None:
     table = small()
     table.learn_text(tokens)
     for i in range(1, len(tokens)):
-        assert tokens[i] in dict(table.predict(tokens[:i]))
+        assert tokens[i] in dict(predict(table, tokens[:i]))
 
 
 @given(TEXTS)
@@ -33,7 +37,7 @@ def test_a_prediction_is_a_distribution_sorted_by_probability(tokens: list[int])
     table = small()
     table.learn_text(tokens)
     table.learn_text(tokens)
-    found = table.predict(tokens[-5:])
+    found = predict(table, tokens[-5:])
     probs = [p for _, p in found]
     assert sum(probs) <= 1.0 + 1e-4
     assert probs == sorted(probs, reverse=True)
@@ -51,10 +55,11 @@ def test_windows_pair_each_token_with_what_came_before(tokens: list[int], length
 
 
 def test_a_distribution_is_learned_as_it_is() -> None:
-    table = small(orders=(2,), doubt=(0.0,))
+    table = small(orders=(2,))
+    blend = Blend([table], Trust((2,), 1, (0.0,)))
     table.learn(np.array([[4, 5]], np.int32), np.array([[7, 9]], np.int32), np.array([[0.6, 0.3]], np.float32))
-    assert dict(table.predict([4, 5])) == pytest.approx({7: 0.6, 9: 0.3})
-    assert table.predict([5, 4]) == []
+    assert dict(blend.predict([4, 5])) == pytest.approx({7: 0.6, 9: 0.3})
+    assert blend.predict([5, 4]) == []
 
 
 def test_memory_never_grows_and_old_contexts_give_way() -> None:
@@ -65,7 +70,7 @@ def test_memory_never_grows_and_old_contexts_give_way() -> None:
         table.learn_text(rng.integers(0, 60, 500).astype(np.int32))
     assert table.nbytes == before <= 0.01 * 2**20
     table.learn_text([1, 2, 3, 4])
-    assert table.predict([1, 2, 3])[0][0] == 4
+    assert predict(table, [1, 2, 3])[0][0] == 4
 
 
 def test_saved_state_predicts_the_same_after_loading(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_saved_state_predicts_the_same_after_loading(tmp_path: Path) -> None:
     table.save(tmp_path / "state.safetensors")
     other = small(memory_mb=0.5)
     other.load(tmp_path / "state.safetensors")
-    assert dict(other.predict([1, 2])) == pytest.approx(dict(table.predict([1, 2])))
+    assert dict(predict(other, [1, 2])) == pytest.approx(dict(predict(table, [1, 2])))
     assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
 
 
@@ -89,7 +94,7 @@ def test_state_of_another_model_is_refused(tmp_path: Path, options, word: str) -
         other.load(tmp_path / "state")
     with pytest.raises(StateFileError, match=word):
         other.merge(table)
-    assert other.predict([1, 2])[0][0] == 9
+    assert predict(other, [1, 2])[0][0] == 9
 
 
 @given(st.data())
@@ -105,11 +110,11 @@ def test_a_damaged_file_is_refused_and_nothing_is_lost(tmp_path_factory, data) -
         position = data.draw(st.integers(0, len(content) - 1))
         content[position] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(bytes(content))
-    before = table.predict([1, 2])
+    before = predict(table, [1, 2])
     # A flipped bit may carry no meaning (it stands in padding, say); then the file loads as it was saved.
     with contextlib.suppress(StateFileError):
         table.load(path)
-    assert table.predict([1, 2]) == before
+    assert predict(table, [1, 2]) == before
 
 
 def test_a_missing_or_foreign_file_says_so(tmp_path: Path) -> None:
@@ -125,8 +130,8 @@ def test_merging_keeps_what_both_know() -> None:
     a.learn_text([1, 2, 3])
     b.learn_text([4, 5, 6])
     a.merge(b)
-    assert a.predict([1, 2])[0][0] == 3
-    assert a.predict([4, 5])[0][0] == 6
+    assert predict(a, [1, 2])[0][0] == 3
+    assert predict(a, [4, 5])[0][0] == 6
 
 
 @pytest.mark.parametrize("search", [best_first, mcts])
@@ -134,17 +139,17 @@ def test_merging_keeps_what_both_know() -> None:
 def test_a_search_returns_a_valid_tree_within_its_budget(search, tokens: list[int], budget: int) -> None:
     table = small()
     table.learn_text(tokens)
-    tree = search(table, np.asarray(tokens[-8:], np.int32), budget)
+    tree = search(Blend([table]), np.asarray(tokens[-8:], np.int32), budget)
     tree.validate()
     assert len(tree) <= budget
 
 
 def test_best_first_takes_the_likeliest_paths() -> None:
-    table = small(orders=(1,), doubt=(0.0,))
+    table = small(orders=(1,))
     ids, probs = np.array([[2, 3]], np.int32), np.array([[0.9, 0.1]], np.float32)
     for token in (1, 2, 3):
         table.learn(np.array([[token]], np.int32), ids, probs)
-    tree = best_first(table, np.array([1], np.int32), 4)
+    tree = best_first(Blend([table], Trust((1,), 1, (0.0,))), np.array([1], np.int32), 4)
     assert tree.tokens.tolist() == [2, 2, 2, 2]
     assert tree.is_chain
     assert np.exp(tree.log_probs) == pytest.approx([0.9, 0.81, 0.729, 0.6561], rel=1e-3)
@@ -160,7 +165,7 @@ def test_two_threads_draft_and_learn_from_one_state() -> None:
             for _ in range(200):
                 tokens = rng.integers(0, 60, 40).astype(np.int32)
                 table.learn_text(tokens)
-                tree = best_first(table, tokens[-5:], 32)
+                tree = best_first(Blend([table]), tokens[-5:], 32)
                 tree.validate()
                 assert (tree.tokens < 64).all()
         except Exception as error:
@@ -174,7 +179,44 @@ def test_two_threads_draft_and_learn_from_one_state() -> None:
     assert not errors
 
 
-@pytest.mark.parametrize("options", [{"orders": (2, 1)}, {"orders": ()}, {"doubt": (0.1,)}, {"memory_mb": 0.00001}])
+@pytest.mark.parametrize("options", [{"orders": (2, 1)}, {"orders": ()}, {"memory_mb": 0.00001}])
 def test_settings_that_make_no_table_are_refused(options) -> None:
     with pytest.raises(ValueError):
-        Representative(**{"orders": (1, 2), "doubt": (0.1, 0.1), **options})
+        Representative(**{"orders": (1, 2), **options})
+
+
+def test_trust_made_for_other_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="doubts"):
+        Trust((1, 2), 1, (0.1,))
+    with pytest.raises(ValueError, match="other layers"):
+        Blend([small(), small()], Trust(small().orders, 1, [1.0] * len(small().orders)))
+
+
+def test_trust_goes_to_the_layer_that_proves_right() -> None:
+    right, wrong = small(orders=(1,)), small(orders=(1,))
+    right.learn_text([1, 2])
+    wrong.learn_text([1, 3])
+    blend = Blend([wrong, right], Trust((1,), 2, (1.0,)))
+    assert blend.predict([1])[0][0] == 3
+    for _ in range(100):
+        blend.trust.learn(blend, np.array([[1]], np.int32), np.array([2], np.int32))
+    assert blend.predict([1])[0][0] == 2
+
+
+def test_a_choice_never_made_teaches_no_trust() -> None:
+    table = small()
+    table.learn_text([1, 2])
+    blend = Blend([table])
+    before = blend.trust.shares.copy()
+    blend.trust.learn(blend, np.array([[1]], np.int32), np.array([-1], np.int32))
+    assert np.array_equal(blend.trust.shares, before)
+
+
+def test_a_layer_of_its_own_comes_before_a_shared_one() -> None:
+    own, shared = small(), small()
+    shared.learn_text([1, 2, 3] * 9)
+    own.learn_text([1, 2, 4])
+    found = dict(Blend([own, shared]).predict([1, 2]))
+    assert found[4] > 0
+    assert found[3] > 0
+    assert sum(found.values()) <= 1 + 1e-4

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from aded.drafters.base import Observation, TokenBuffer, register
-from aded.representative import Representative
+from aded.representative import Blend, Representative, Trust, windows
 from aded.representative.kernels import jit
 from aded.search import best_first, mcts
 from aded.search.best_first import fill_context
@@ -18,23 +18,53 @@ __all__ = ["AdaptiveDrafter"]
 
 _SEARCHES: dict[str, Callable[..., DraftTree]] = {"best_first": best_first, "mcts": mcts}
 
+# Observations it takes to believe a context half, by its length: where `Trust` starts before it has learned better.
+_DOUBT = {0: 1.0, 1: 0.6, 2: 1.0, 3: 1.0, 5: 1.0, 8: 0.5}
+# A prompt is text the target did not write: its tokens count as ones the target would give half its mass.
+_PROMPT_PROBABILITY = 0.5
+
 
 @jit
-def _contexts(tail, tokens, parents, length):
-    """int32 (n + 1, length): the context at the root and at every node."""
-    out = np.empty((len(tokens) + 1, length), np.int32)
+def _lessons(tail, tokens, parents, ids, probs, emitted, contexts, chosen, targets):
+    """Fill the context (n + 1, c) of every scored row, the token chosen there (-1 off the path), what to learn.
+
+    On the path the target is half the distribution, half the choice: under greedy decoding the next visit to a
+    context most often chooses the same again, which the distribution alone underrates.
+    """
     for row in range(len(tokens) + 1):
-        fill_context(out[row], tail, tokens, parents, row - 1)
-    return out
+        fill_context(contexts[row], tail, tokens, parents, row - 1)
+    chosen[:] = -1
+    targets[:] = probs
+    row = 0
+    for token in emitted:
+        if ids[row, 0] < 0:
+            return
+        chosen[row] = token
+        place = ids.shape[1] - 1
+        for i in range(ids.shape[1]):
+            targets[row, i] *= np.float32(0.5)
+            if ids[row, i] == token:
+                place = i
+        if ids[row, place] != token:
+            ids[row, place] = token
+            targets[row, place] = 0.0
+        targets[row, place] += np.float32(0.5)
+        child = row  # children come after their parents
+        while child < len(tokens) and not (parents[child] == row - 1 and tokens[child] == token):
+            child += 1
+        if child == len(tokens):
+            return
+        row = child + 1
 
 
 @register("adaptive")
 class AdaptiveDrafter:
-    """The default drafter.
+    """The default drafter: a representative shared by all sequences, a small one of each sequence's own before it.
 
     Args:
         representative: learned state to draft from and add to; a new one of `memory_mb` MiB when left out.
-        memory_mb: memory of a new representative.
+        memory_mb: memory of a new shared representative.
+        sequence_mb: memory of each sequence's own, released with the sequence; 0 for none.
         search: "best_first" or "mcts".
         top_k: how many of the target's likeliest tokens are learned at each scored position.
     """
@@ -43,24 +73,27 @@ class AdaptiveDrafter:
         self,
         representative: Representative | None = None,
         *,
-        memory_mb: float = 64.0,
+        memory_mb: float = 60.0,
+        sequence_mb: float = 4.0,
         search: str = "best_first",
         top_k: int = 8,
     ) -> None:
         if search not in _SEARCHES:
             raise ValueError(f"search must be one of {', '.join(_SEARCHES)}, not {search!r}")
         self.representative = representative or Representative(memory_mb=memory_mb)
+        self.sequence_mb = sequence_mb
         self.top_k = top_k
         self._search = _SEARCHES[search]
+        orders = self.representative.orders
+        self._trust = Trust(orders, 1 + (sequence_mb > 0), [_DOUBT.get(order, 1.0) for order in orders])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of learned state."""
-        return self.representative.nbytes
+        """Bytes of learned state: what is shared and one sequence's own."""
+        return self.representative.nbytes + int(self.sequence_mb * 2**20)
 
     def start(self, prompt: Sequence[int]) -> _Session:
         """Begin a sequence; its prompt is learned as text."""
-        self.representative.learn_text(prompt)
         return _Session(self, prompt)
 
     def save(self, path: str | Path) -> None:
@@ -74,24 +107,39 @@ class AdaptiveDrafter:
 
 class _Session:
     def __init__(self, drafter: AdaptiveDrafter, prompt: Sequence[int]) -> None:
-        self._drafter = drafter
+        shared = drafter.representative
+        self._layers = [shared]
+        if drafter.sequence_mb > 0:
+            # One sequence is more of a piece than all of them: what it says weighs longer.
+            own = Representative(
+                memory_mb=drafter.sequence_mb, orders=shared.orders, successors=shared.successors, forgetting=0.02
+            )
+            self._layers.insert(0, own)
+        self._blend = Blend(self._layers, drafter._trust)
+        self._search = drafter._search
         self._tokens = TokenBuffer(prompt)
+        for layer in self._layers:
+            layer.learn_text(prompt, probability=_PROMPT_PROBABILITY)
 
     def draft(self, max_nodes: int) -> DraftTree:
-        representative = self._drafter.representative
-        return self._drafter._search(representative, self._tokens.view(representative.context_length), max_nodes)
+        return self._search(self._blend, self._tokens.view(self._blend.context_length), max_nodes)
 
     def observe(self, observation: Observation) -> None:
-        representative = self._drafter.representative
+        length = self._blend.context_length
+        emitted = np.asarray(observation.emitted, np.int32)
         if observation.top_ids is not None and observation.top_probs is not None:
-            tail = self._tokens.view(representative.context_length)
-            tree = observation.tree
-            contexts = _contexts(tail, tree.tokens, tree.parents, representative.context_length)
-            representative.learn(contexts, observation.top_ids, observation.top_probs)
+            tree, ids = observation.tree, observation.top_ids.copy()
+            contexts = np.empty((len(ids), length), np.int32)
+            chosen, targets = np.empty(len(ids), np.int32), np.empty(ids.shape, np.float32)
+            tail = self._tokens.view(length)
+            probs = observation.top_probs
+            _lessons(tail, tree.tokens, tree.parents, ids, probs, emitted, contexts, chosen, targets)
             self._tokens.extend(observation.emitted)
         else:
-            start = len(self._tokens)
             self._tokens.extend(observation.emitted)
-            recent = len(observation.emitted) + representative.context_length
-            lead = max(start - representative.context_length, 0)
-            representative.learn_text(self._tokens.view(recent), start=start - lead)
+            recent = self._tokens.view(len(emitted) + length)
+            contexts, chosen = windows(recent, length, len(recent) - len(emitted))
+            ids, targets = chosen[:, None], np.ones((len(chosen), 1), np.float32)
+        self._blend.trust.learn(self._blend, contexts, chosen)
+        for layer in self._layers:
+            layer.learn(contexts, ids, targets)

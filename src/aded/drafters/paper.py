@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aded.drafters.base import Observation, TokenBuffer, register
-from aded.representative import Representative
+from aded.representative import Blend, Representative, Trust
 from aded.search import mcts
 from aded.tree import DraftTree
 
@@ -34,7 +34,8 @@ class PaperDrafter:
         iterations: int = 150,
         depth: int = 4,
     ) -> None:
-        self.representative = Representative(memory_mb=memory_mb, orders=(2,), successors=12, doubt=(0.0,))
+        self.representative = Representative(memory_mb=memory_mb, orders=(2,), successors=12)
+        self._blend = Blend((self.representative,), Trust((2,), 1, (0.0,)))
         self.gain, self.cap, self.window = gain, cap, window
         self._options = {"c1": c1, "c2": c2, "iterations": iterations, "depth": depth}
 
@@ -59,7 +60,7 @@ class _Session:
         drafter.representative.strengthen(window, start=2, gain=drafter.gain, cap=drafter.cap)
 
     def draft(self, max_nodes: int) -> DraftTree:
-        return mcts(self._drafter.representative, self._tokens.view(2), max_nodes, **self._drafter._options)  # type: ignore[arg-type]
+        return mcts(self._drafter._blend, self._tokens.view(2), max_nodes, **self._drafter._options)  # type: ignore[arg-type]
 
     def observe(self, observation: Observation) -> None:
         self._tokens.extend(observation.emitted)

@@ -1,4 +1,4 @@
-"""Compiled inner loops of the representative: find a context, learn what followed it, predict what follows.
+"""Compiled inner loops of the representative: find a context, learn what followed it.
 
 The table is set-associative: a 64-bit context hash picks a bucket of `WAYS` slots and is stored whole as the slot's
 key, so a wrong context answers with probability about 2**-60. A full bucket gives up the slot touched longest ago.
@@ -12,10 +12,9 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["MAX_CANDIDATES", "WAYS", "context_keys", "jit", "learn", "merge", "predict", "strengthen"]
+__all__ = ["WAYS", "context_keys", "find", "jit", "learn", "merge", "strengthen"]
 
 WAYS = 4
-MAX_CANDIDATES = 24
 
 # Any: a type checker cannot follow compiled signatures.
 jit: Any = numba.njit(cache=True)
@@ -48,7 +47,7 @@ def _bucket(key, slots):
 
 
 @jit
-def _find(table_keys, key):
+def find(table_keys, key):
     start = _bucket(key, len(table_keys))
     for slot in range(start, start + WAYS):
         if table_keys[slot] == key:
@@ -132,48 +131,6 @@ def strengthen(table_keys, stamps, counts, successors, weights, orders, contexts
             _put(successors[slot], weights[slot], tokens[r], np.float32(gain))
             for i in range(successors.shape[1]):
                 weights[slot, i] = min(weights[slot, i], np.float32(cap))
-
-
-@jit
-def predict(table_keys, counts, successors, weights, orders, doubt, keys, out_ids, out_probs):
-    """Blend the orders into one distribution; returns how many candidates were written, unsorted.
-
-    From the longest known context down, each order takes the share n / (n + doubt[order]) of the mass still free and
-    spreads it by its own normalised weights: interpolated back-off with a confidence that grows with evidence.
-    """
-    size = 0
-    free = np.float32(1.0)
-    for j in range(len(orders) - 1, -1, -1):
-        key = keys[orders[j]]
-        if key == 0:
-            continue
-        slot = _find(table_keys, key)
-        if slot < 0:
-            continue
-        total = np.float32(0.0)
-        for i in range(successors.shape[1]):
-            total += weights[slot, i]
-        if total <= 0.0:
-            continue
-        # A distribution cut to its head sums to less than one: what was cut stays free. Counts sum to more.
-        share = free * counts[slot] / (counts[slot] + doubt[j])
-        scale = share / max(total, np.float32(1.0))
-        for i in range(successors.shape[1]):
-            if weights[slot, i] <= 0.0:
-                continue
-            token = successors[slot, i]
-            found = False
-            for m in range(size):
-                if out_ids[m] == token:
-                    out_probs[m] += scale * weights[slot, i]
-                    found = True
-                    break
-            if not found and size < len(out_ids):
-                out_ids[size] = token
-                out_probs[size] = scale * weights[slot, i]
-                size += 1
-        free -= share
-    return size
 
 
 @jit

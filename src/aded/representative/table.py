@@ -29,7 +29,6 @@ class Representative:
         orders: context lengths to keep, ascending. 2 is the paper's tri-gram; 1 and 0 (what comes anywhere)
             back it off; longer ones sharpen.
         successors: continuations kept for each context.
-        doubt: for each order, how many observations it takes before half of the probability mass is believed.
         forgetting: slowest rate at which old evidence gives way, 0 (plain mean) to 1 (only the latest counts).
         vocab_size: size of the target's vocabulary; 0 means unknown. Checked when state is loaded.
         fingerprint: short hash of the tokenizer; "" means unknown. Checked when state is loaded.
@@ -38,9 +37,8 @@ class Representative:
     """
 
     memory_mb: float = 64.0
-    orders: tuple[int, ...] = (0, 1, 2, 3, 5)
+    orders: tuple[int, ...] = (0, 1, 2, 3, 5, 8)
     successors: int = 24
-    doubt: tuple[float, ...] = (1.0, 0.3, 1.0, 1.0, 1.0)
     forgetting: float = 0.05
     vocab_size: int = 0
     fingerprint: str = ""
@@ -54,8 +52,6 @@ class Representative:
             or self.orders[-1] < 1
         ):
             raise ValueError(f"orders must be ascending, from 0 on, got {self.orders}")
-        if len(self.doubt) != len(self.orders):
-            raise ValueError(f"{len(self.orders)} orders need as many doubts, got {len(self.doubt)}")
         slot_bytes = 8 + 4 + 4 + self.successors * 8
         slots = int(self.memory_mb * 2**20) // (slot_bytes * kernels.WAYS) * kernels.WAYS
         if slots < kernels.WAYS or self.successors < 1:
@@ -66,7 +62,6 @@ class Representative:
         self._successors = np.zeros((slots, self.successors), np.int32)
         self._weights = np.zeros((slots, self.successors), np.float32)
         self._orders = np.asarray(self.orders, np.int64)
-        self._doubt = np.asarray(self.doubt, np.float32)
         self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -91,12 +86,8 @@ class Representative:
         return int(np.count_nonzero(self._keys))
 
     @property
-    def lookup_args(self) -> tuple[NDArray[Any], ...]:
-        """The arrays `kernels.predict` reads, for compiled searches."""
-        return self._keys, self._counts, self._successors, self._weights, self._orders, self._doubt
-
-    @property
-    def _table(self) -> tuple[NDArray[Any], ...]:
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The table itself: keys, stamps, counts (slots,), successors and weights (slots, `successors`)."""
         return self._keys, self._stamps, self._counts, self._successors, self._weights
 
     def learn(self, contexts: NDArray[np.int32], ids: NDArray[np.int32], probs: NDArray[np.float32]) -> None:
@@ -106,13 +97,16 @@ class Representative:
         """
         with self._lock:
             self.clock += 1
-            kernels.learn(*self._table, self._orders, contexts, ids, probs, np.uint32(self.clock), self.forgetting)
+            kernels.learn(*self.arrays, self._orders, contexts, ids, probs, np.uint32(self.clock), self.forgetting)
 
-    def learn_text(self, tokens: Sequence[int] | NDArray[np.int32], *, start: int = 0) -> None:
-        """Learn plain text; tokens before `start` serve as context only."""
+    def learn_text(
+        self, tokens: Sequence[int] | NDArray[np.int32], *, start: int = 0, probability: float = 1.0
+    ) -> None:
+        """Learn plain text, each token as if the model had given it this probability; those before `start` are
+        context only."""
         contexts, following = windows(np.asarray(tokens, np.int32), self.context_length, start)
         if len(following):
-            self.learn(contexts, following[:, None], np.ones((len(following), 1), np.float32))
+            self.learn(contexts, following[:, None], np.full((len(following), 1), probability, np.float32))
 
     def strengthen(self, tokens: NDArray[np.int32], *, start: int, gain: float, cap: float) -> None:
         """The paper's adaptive update: each n-gram ending at or after `start` gains `gain`, capped at `cap`."""
@@ -120,7 +114,7 @@ class Representative:
         with self._lock:
             self.clock += 1
             kernels.strengthen(
-                *self._table,
+                *self.arrays,
                 self._orders,
                 contexts,
                 following,
@@ -128,15 +122,6 @@ class Representative:
                 np.float32(gain),
                 np.float32(cap),
             )
-
-    def predict(self, context: Sequence[int]) -> list[tuple[int, float]]:
-        """(token, probability) after `context`, likeliest first; empty for a context never seen."""
-        keys = np.zeros(self.context_length + 1, np.uint64)
-        ids = np.zeros(kernels.MAX_CANDIDATES, np.int32)
-        probs = np.zeros(kernels.MAX_CANDIDATES, np.float32)
-        kernels.context_keys(np.asarray(context, np.int32), keys)
-        n = kernels.predict(*self.lookup_args, keys, ids, probs)
-        return sorted(zip(ids[:n].tolist(), probs[:n].tolist(), strict=True), key=lambda pair: -pair[1])
 
     def merge(self, other: Representative) -> None:
         """Fold another state in, weighing by evidence.
@@ -146,7 +131,7 @@ class Representative:
         """
         storage.check_identity(self.identity(), other.identity(), "the state to merge")
         with self._lock:
-            kernels.merge(*self._table, *other._table)
+            kernels.merge(*self.arrays, *other.arrays)
             self.clock = max(self.clock, other.clock)
 
     def identity(self) -> dict[str, Any]:
@@ -177,7 +162,7 @@ class Representative:
         with self._lock:
             for name in _ARRAYS:
                 getattr(self, f"_{name}")[...] = 0
-            kernels.merge(*self._table, *(arrays[name] for name in _ARRAYS))
+            kernels.merge(*self.arrays, *(arrays[name] for name in _ARRAYS))
             self.clock = int(header.get("clock", 0))
 
 

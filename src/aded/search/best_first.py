@@ -11,8 +11,9 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.representative import Representative
-from aded.representative.kernels import MAX_CANDIDATES, context_keys, jit, predict
+from aded.representative import Blend
+from aded.representative.blend import MAX_CANDIDATES, blend
+from aded.representative.kernels import context_keys, jit
 from aded.tree import DraftTree
 
 __all__ = ["best_first"]
@@ -34,7 +35,7 @@ def fill_context(context, tail, tokens, parents, node):
 
 
 @jit
-def _search(keys_, counts, successors, weights, orders, doubt, tail, budget, depth, threshold):
+def _search(layers, orders, trust, tail, budget, depth, threshold):
     tokens = np.empty(budget, np.int32)
     parents = np.empty(budget, np.int32)
     depths = np.empty(budget, np.int32)
@@ -54,7 +55,7 @@ def _search(keys_, counts, successors, weights, orders, doubt, tail, budget, dep
         if level < depth:
             fill_context(context, tail, tokens, parents, node)
             context_keys(context, keys)
-            found = predict(keys_, counts, successors, weights, orders, doubt, keys, ids, probs)
+            found = blend(layers, orders, trust, keys, ids, probs)
             for m in range(found):
                 score = np.float32(base + np.log(min(probs[m], np.float32(1.0))))
                 if score >= threshold:
@@ -72,22 +73,22 @@ def _search(keys_, counts, successors, weights, orders, doubt, tail, budget, dep
 
 
 def best_first(
-    representative: Representative,
+    source: Blend,
     tail: NDArray[np.int32],
     budget: int,
     *,
-    depth: int = 32,
+    depth: int = 64,
     min_probability: float = 1e-4,
 ) -> DraftTree:
     """A draft of at most `budget` nodes after `tail` (int32, the sequence's last tokens).
 
     Args:
-        representative: where the probabilities come from.
-        tail: at least the last `representative.context_length` tokens where there are so many.
+        source: where the probabilities come from.
+        tail: at least the last `source.context_length` tokens where there are so many.
         budget: most nodes.
         depth: most levels.
         min_probability: a path less likely than this is not worth its place.
     """
     if budget <= 0:
         return DraftTree.empty()
-    return DraftTree(*_search(*representative.lookup_args, tail, budget, depth, np.float32(np.log(min_probability))))
+    return DraftTree(*_search(*source.lookup_args, tail, budget, depth, np.float32(np.log(min_probability))))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.representative import Representative
-from aded.representative.kernels import MAX_CANDIDATES, context_keys, jit, predict
+from aded.representative import Blend
+from aded.representative.blend import MAX_CANDIDATES, blend
+from aded.representative.kernels import context_keys, jit
 from aded.search.best_first import fill_context
 from aded.tree import DraftTree
 
@@ -14,7 +15,7 @@ __all__ = ["mcts"]
 
 
 @jit
-def _search(keys_, counts, successors, weights, orders, doubt, tail, c1, c2, iterations, depth):
+def _search(layers, orders, trust, tail, c1, c2, iterations, depth):
     capacity = iterations * MAX_CANDIDATES + MAX_CANDIDATES
     tokens = np.empty(capacity, np.int32)
     parents = np.empty(capacity, np.int32)
@@ -38,7 +39,7 @@ def _search(keys_, counts, successors, weights, orders, doubt, tail, c1, c2, ite
                 if level < depth:
                     fill_context(context, tail, tokens, parents, node)
                     context_keys(context, keys)
-                    found = predict(keys_, counts, successors, weights, orders, doubt, keys, ids, probs)
+                    found = blend(layers, orders, trust, keys, ids, probs)
                     base = scores[node] if node >= 0 else np.float32(0.0)
                     for m in range(found):
                         tokens[size] = ids[m]
@@ -75,7 +76,7 @@ def _search(keys_, counts, successors, weights, orders, doubt, tail, c1, c2, ite
 
 
 def mcts(
-    representative: Representative,
+    source: Blend,
     tail: NDArray[np.int32],
     budget: int,
     *,
@@ -94,9 +95,7 @@ def mcts(
     """
     if budget <= 0:
         return DraftTree.empty()
-    tokens, parents, scores, visits = _search(
-        *representative.lookup_args, tail, float(c1), float(c2), iterations, depth
-    )
+    tokens, parents, scores, visits = _search(*source.lookup_args, tail, float(c1), float(c2), iterations, depth)
     visited = np.flatnonzero(visits > 0)
     inner = np.zeros(len(tokens), np.bool_)
     inner[parents[visited][parents[visited] >= 0]] = True
@@ -123,7 +122,7 @@ def mcts(
             break
         if leaf not in index:
             continue
-        extended = _extension(representative, tail, tokens, parents, leaf)
+        extended = _extension(source, tail, tokens, parents, leaf)
         if extended is not None:
             add(extended[0], index[leaf], min(float(scores[leaf]) + extended[1], float(scores[leaf])))
     for node in order[room:].tolist():
@@ -135,15 +134,15 @@ def mcts(
 
 
 def _extension(
-    representative: Representative,
+    source: Blend,
     tail: NDArray[np.int32],
     tokens: NDArray[np.int32],
     parents: NDArray[np.int32],
     leaf: int,
 ) -> tuple[int, float] | None:
-    context = np.empty(representative.context_length, np.int32)
+    context = np.empty(source.context_length, np.int32)
     fill_context(context, tail, tokens, parents, leaf)
-    found = representative.predict(context)  # type: ignore[arg-type]
+    found = source.predict(context)  # type: ignore[arg-type]
     return (found[0][0], float(np.log(max(min(found[0][1], 1.0), 1e-30)))) if found else None
 
 
