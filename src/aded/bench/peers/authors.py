@@ -54,7 +54,7 @@ class _Session:
         self._tokens = TokenBuffer(prompt)
 
     def draft(self, max_nodes: int) -> DraftTree:
-        if max_nodes < 1:
+        if max_nodes < 1 or len(self._tokens) < 2:  # it aborts the process without a pair to look up
             return DraftTree.empty()
         found = self._drafter.reader.search(self._tokens.view(self._drafter.window).tolist(), choices=max_nodes)
         paths = [[token for token in path if token >= 0] for path in found[0]]

@@ -1,0 +1,71 @@
+"""Other people's drafters behind our protocol."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import aded.bench.peers  # noqa: F401 - registers them
+from aded import Observation, UnknownDrafterError, create_drafter
+from aded.bench.peers.paths import tree_of_paths
+
+NEEDS = {
+    "draftretriever": "draftretriever",
+    "suffix-chain": "arctic_inference",
+    "suffix-tree": "arctic_inference",
+    "ngram-trie-frequency": "numpy",
+    "ngram-trie-recency": "numpy",
+}
+TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=40)
+
+
+def make(name: str):
+    if importlib.util.find_spec(NEEDS[name]) is None:
+        with pytest.raises(UnknownDrafterError, match="pip install"):
+            create_drafter(name)
+        pytest.skip(f"{NEEDS[name]} is not installed, and that is said")
+    return create_drafter(name)
+
+
+@pytest.mark.parametrize("name", NEEDS)
+@given(prompt=TOKENS, emitted=st.lists(TOKENS, max_size=5), budget=st.integers(0, 40))
+def test_their_drafts_are_valid_trees_within_the_budget(name: str, prompt, emitted, budget: int) -> None:
+    session = make(name).start(prompt)
+    for tokens in emitted:
+        tree = session.draft(budget)
+        tree.validate()
+        assert len(tree) <= budget
+        session.observe(Observation(tokens, tree))
+
+
+@pytest.mark.parametrize("name", ["suffix-chain", "suffix-tree", "ngram-trie-frequency", "ngram-trie-recency"])
+def test_they_draft_a_repeated_passage(name: str) -> None:
+    session = make(name).start([11, 12, 13, 14, 15, 16, 1, 2, 11, 12, 13])
+    tree = session.draft(8)
+    assert 14 in tree.children(-1)
+
+
+def test_the_authors_code_drafts_from_a_corpus() -> None:
+    drafter = make("draftretriever")
+    drafter.build([[1, 2, 3, 4, 5, 6] * 20])
+    session = drafter.start([1, 2, 3])
+    assert 4 in session.draft(12).children(-1)
+
+
+def test_frequency_and_recency_choose_what_they_say() -> None:
+    text = [1, 2, 3, 1, 2, 3, 1, 2, 4, 1, 2]
+    often = create_drafter("ngram-trie-frequency").start(text).draft(1)
+    lately = create_drafter("ngram-trie-recency").start(text).draft(1)
+    assert (often.tokens.tolist(), lately.tokens.tolist()) == ([3], [4])
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=5), max_size=8), st.integers(0, 12))
+def test_a_tree_of_paths_holds_each_path_up_to_the_cut(paths, most: int) -> None:
+    tree = tree_of_paths(paths, most)
+    tree.validate()
+    assert len(tree) == min(most, len({tuple(p[: i + 1]) for p in paths for i in range(len(p))}))
+    assert np.all(np.diff(tree.depths) >= 0)
