@@ -20,6 +20,9 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. Default: torch's.")]
 State = Annotated[Path | None, typer.Option(help="Keep what is learned in this file between runs.")]
 ShowDrafts = Annotated[bool, typer.Option("--show-drafts", help="Colour the tokens that came from drafts.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")]
+PerCategory = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts of each category.")]
+Skip = Annotated[int, typer.Option(min=0, help="Leave out the first so many prompts of each category.")]
 
 
 def nodes_of(text: str) -> Any:

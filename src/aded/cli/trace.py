@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from aded.cli.options import Dtype, Model, NewTokens, Seed, Temperature, Threads, numbers_of, words_of
+from aded.cli.options import (
+    Dtype,
+    Limit,
+    Model,
+    NewTokens,
+    PerCategory,
+    Seed,
+    Skip,
+    Temperature,
+    Threads,
+    numbers_of,
+    words_of,
+)
+from aded.cli.progress import progress_bar
 from aded.errors import AdedError
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Record what a model says; replay drafters against it without the model.")
-
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")]
-PerCategory = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts of each category.")]
-Skip = Annotated[int, typer.Option(min=0, help="Leave out the first so many prompts of each category.")]
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, moved by calling it with what is done and the total."""
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @app.command()

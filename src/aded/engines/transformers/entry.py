@@ -25,7 +25,7 @@ from aded.engines.transformers.linear import fast_linear
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
-__all__ = ["accelerate", "generate", "undo"]
+__all__ = ["accelerate", "cost_curve", "generate", "undo"]
 
 Nodes = int | Literal["auto"]
 _CURVES: weakref.WeakKeyDictionary[Any, CostCurve] = weakref.WeakKeyDictionary()
@@ -87,8 +87,9 @@ def _shared_drafter(model: Any, drafter: str | Drafter) -> Drafter:
     return made[drafter]
 
 
-def _curve(model: Any, length: int) -> CostCurve:
-    """Step times of this model on this machine, measured once."""
+@torch.no_grad()
+def cost_curve(model: Any, length: int = 128) -> CostCurve:
+    """Step times of this model on this machine after `length` tokens (at most 128 count), measured once."""
     if model not in _CURVES:
         config = model.config.get_text_config(decoder=True)
         length = max(1, min(length, 128))
@@ -109,13 +110,14 @@ def _curve(model: Any, length: int) -> CostCurve:
             kv.keep(cache, tokens, [])
             return seconds
 
-        _CURVES[model] = CostCurve.measure(step)
+        with fast_linear(model):
+            _CURVES[model] = CostCurve.measure(step)
     return _CURVES[model]
 
 
 def _budget(model: Any, nodes: Nodes, prompt_length: int) -> Budget:
     if nodes == "auto":
-        return MeasuredBudget(lambda: _curve(model, prompt_length))
+        return MeasuredBudget(lambda: cost_curve(model, prompt_length))
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 0:
         raise ValueError(f'nodes must be "auto" or a whole number from 0 on, not {nodes!r}')
     return FixedBudget(nodes)

@@ -150,7 +150,8 @@ class Runner:
     def plain(self, ids: torch.Tensor, **settings: Any) -> Answer:
         """Decode as the model alone does.
 
-        Settings: max_new_tokens, temperature (0 is greedy), top_p, seed, on_text (called with text as it comes).
+        Settings: max_new_tokens, temperature (0 is greedy), top_p, seed, on_text (called with text as it comes), and
+        options (a dict) for whatever else `generate` is to be given.
         """
         return self._timed(ids, settings, None)
 
@@ -190,6 +191,7 @@ class Runner:
             options |= {"do_sample": True, "temperature": temperature, "top_p": settings["top_p"], "top_k": 0}
         else:
             options["do_sample"] = False
+        options |= settings.get("options", {})
         if stats is not None:
             ours["stats"] = stats
         tokenizer = self.loaded.tokenizer

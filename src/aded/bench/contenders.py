@@ -1,0 +1,84 @@
+"""Who takes part in a live benchmark: plain decoding, our loop with a drafter, transformers' own prompt lookup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+import aded.bench.peers  # noqa: F401 - registers them
+from aded import drafters
+from aded.engines.transformers.models import Loaded
+from aded.engines.transformers.runner import Answer, Runner
+from aded.errors import UnknownDrafterError
+
+__all__ = ["NATIVE_LOOKUP", "PLAIN", "Contender", "contenders"]
+
+PLAIN = "plain"
+NATIVE_LOOKUP = "hf-prompt-lookup"
+_NATIVE_OPTIONS: dict[str, dict[str, Any]] = {PLAIN: {}, NATIVE_LOOKUP: {"prompt_lookup_num_tokens": 10}}
+
+
+@dataclass
+class Contender:
+    """One way to decode, with the state it has learned so far."""
+
+    name: str
+    loaded: Loaded
+    nodes: Any
+
+    def __post_init__(self) -> None:
+        self.forget()
+
+    @property
+    def native(self) -> bool:
+        """Whether it is transformers' own decoding, without our loop."""
+        return self.name in _NATIVE_OPTIONS
+
+    @property
+    def state_mb(self) -> float | None:
+        """MiB of learned state; None where there is none or it does not tell."""
+        size = getattr(self._runner.drafter, "nbytes", None)
+        return None if self.native or size is None else size / 2**20
+
+    def forget(self) -> None:
+        """Begin anew, with nothing learned."""
+        self._runner = Runner(self.loaded, drafters.create("none" if self.native else self.name), self.nodes)
+
+    def answer(self, ids: torch.Tensor, max_new_tokens: int) -> Answer:
+        """Decode one prompt greedily. Passes of transformers' own decoding are counted from outside."""
+        settings = {"max_new_tokens": max_new_tokens, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+        if not self.native:
+            return self._runner.answer(ids, **settings)
+        passes = 0
+
+        def count(*_: Any) -> None:
+            nonlocal passes
+            passes += 1
+
+        hook = self.loaded.model.register_forward_hook(count)
+        try:
+            answer = self._runner.plain(ids, **settings, options=_NATIVE_OPTIONS[self.name])
+        finally:
+            hook.remove()
+        answer.stats.steps = passes
+        return answer
+
+    def check(self, ids: torch.Tensor, plain: Answer, answer: Answer) -> dict[str, Any]:
+        """Identity with plain decoding; see `Runner.compare`."""
+        return self._runner.compare(ids, plain, answer, greedy=True)
+
+
+def contenders(names: Sequence[str], loaded: Loaded, nodes: Any) -> list[Contender]:
+    """Plain decoding first, then the named ones, each once.
+
+    Raises:
+        UnknownDrafterError: a name nobody has.
+    """
+    known = [*drafters.names(), *_NATIVE_OPTIONS]
+    for name in names:
+        if name not in known:
+            raise UnknownDrafterError(f"there is no contender {name!r}; choose from {', '.join(known)}")
+    return [Contender(name, loaded, nodes) for name in dict.fromkeys([PLAIN, *names])]

@@ -1,0 +1,84 @@
+"""The report in a terminal: a table, and on request bars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.bar import Bar
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from aded.bench.contenders import PLAIN
+
+__all__ = ["plot", "show"]
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """Print the figures of every contender, then speedups by category."""
+    results = report["results"]
+    table = Table(title=_title(report), title_justify="left", box=SIMPLE, show_edge=False, padding=0)
+    for name in ("contender", "tokens/s", "speedup", "quartiles", "MAT", "first", "drafting", "outputs"):
+        table.add_column(name, justify="left" if name in ("contender", "outputs") else "right", no_wrap=True)
+    for result in results:
+        looped = result["draft_share"] + result["verify_share"] > 0
+        table.add_row(
+            result["drafter"],
+            f"{result['tokens_per_second']:.1f}",
+            f"[bold]{result['speedup']:.2f}x[/bold]",
+            f"{result['speedup_low']:.2f}-{result['speedup_high']:.2f}",
+            f"{result['mat']:.2f}",
+            f"{result['time_to_first_token_s']:.2f} s",
+            f"{result['draft_share'] + result['learn_share']:.1%}" if looped else "",
+            _outputs(result),
+        )
+    console.print(table)
+    categories = results[0]["by_category"]
+    if len(categories) > 1:
+        parts = Table(
+            title="Median speedup by category", title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False
+        )
+        parts.add_column("category")
+        for result in results[1:]:
+            parts.add_column(result["drafter"], justify="right")
+        for category in categories:
+            parts.add_row(category, *(f"{r['by_category'][category]['speedup']:.2f}x" for r in results[1:]))
+        console.print(parts)
+
+
+def plot(report: dict[str, Any], console: Console) -> None:
+    """Draw every contender's median speedup as a bar, over all requests and by category."""
+    results = report["results"]
+    groups = {"all requests": {result["drafter"]: result["speedup"] for result in results}}
+    categories = results[0]["by_category"]
+    for category in categories if len(categories) > 1 else ():
+        groups[category] = {result["drafter"]: result["by_category"][category]["speedup"] for result in results}
+    most = max(speedup for group in groups.values() for speedup in group.values())
+    for title, group in groups.items():
+        console.print(f"[bold]{title}[/bold]")
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=max(map(len, group)), no_wrap=True)
+        grid.add_column(width=max(min(console.width, 100) - max(map(len, group)) - 8, 10))
+        grid.add_column(justify="right")
+        for name, speedup in group.items():
+            colour = "bright_black" if name == PLAIN else "green" if speedup > 1 else "red"
+            grid.add_row(name, Bar(most, 0, speedup, color=colour), f"{speedup:.2f}x")
+        console.print(grid)
+
+
+def _outputs(result: dict[str, Any]) -> str:
+    if result["identical"]:
+        return "[green]same[/green]"
+    if result["differences"]:
+        return f"[red]{result['differences']} differ[/red], {result['ties']} tie"
+    same = result["prompts"] - result["ties"]
+    return f"[green]{same} same[/green], [yellow]{result['ties']} tie[/yellow]"
+
+
+def _title(report: dict[str, Any]) -> str:
+    environment = report["environment"]
+    first = report["results"][0]
+    return (
+        f"{environment['model']} ({environment['dtype']}, {environment['threads']} threads): "
+        f"{first['prompts']} requests, {first['repeats']} times"
+    )

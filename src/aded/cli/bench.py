@@ -1,0 +1,111 @@
+"""`aded bench`: contenders against plain decoding, live and in one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from aded.cli.options import Dtype, Limit, Model, NewTokens, Nodes, PerCategory, Skip, Threads, nodes_of, words_of
+from aded.cli.progress import progress_bar
+from aded.errors import AdedError
+from aded.files import replace
+
+__all__ = ["bench"]
+
+_ENGINES = ("transformers",)
+
+
+def bench(
+    prompts: Annotated[Path, typer.Option(help="Spec-Bench or other JSON lines, or text lines.")],
+    drafters: Annotated[
+        str, typer.Option(help="Comma-separated names, peers and hf-prompt-lookup included.")
+    ] = "adaptive,prompt-lookup,token-recycling,hf-prompt-lookup,none",
+    engine: Annotated[str, typer.Option(help=f"One of {', '.join(_ENGINES)}.")] = "transformers",
+    model: Model = None,
+    limit: Limit = None,
+    per_category: PerCategory = None,
+    skip: Skip = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Times each prompt is answered by each contender.")] = 3,
+    max_new_tokens: NewTokens = 256,
+    nodes: Nodes = "auto",
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state/--fresh", help="Learn from prompt to prompt, or begin each one anew.")
+    ] = True,
+    dtype: Dtype = "bfloat16",
+    threads: Threads = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write environment and results here.")] = None,
+    as_html: Annotated[Path | None, typer.Option("--html", help="Write a page of plots here.")] = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw the speedups in the terminal.")] = False,
+) -> None:
+    """Time contenders against plain decoding, checking every output. Ctrl-C keeps what was measured."""
+    import torch
+
+    from aded.bench import terminal
+    from aded.bench.contenders import contenders
+    from aded.bench.environment import environment
+    from aded.bench.live import Run, measure
+    from aded.bench.summary import as_rows, summarise
+    from aded.engines.transformers.entry import cost_curve
+    from aded.engines.transformers.models import load
+    from aded.traces import read_prompts
+
+    if engine not in _ENGINES:
+        raise AdedError(f"there is no engine {engine!r}; choose one of {', '.join(_ENGINES)}")
+    if as_html is not None:
+        from aded.bench.page import page  # a missing package is known before the work begins
+    if threads is not None:
+        torch.set_num_threads(threads)
+    for path in (as_json, as_html):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise AdedError(f"there is no folder {path.absolute().parent} to write {path.name} in; make it first")
+    chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
+    names, most = words_of(drafters, "--drafters"), nodes_of(nodes)
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    loaded = load(model, dtype=dtype, report=lambda text: notes.print(f"[dim]{text}[/dim]"))
+    entrants = contenders(names, loaded, most)
+    settings = {"prompts": str(prompts), "nodes": nodes, "max_new_tokens": max_new_tokens, "keep_state": keep_state}
+    report: dict[str, Any] = {"environment": environment(loaded), "settings": settings, "results": []}
+    runs: list[Run] = []
+
+    def save() -> None:
+        sizes = {entrant.name: entrant.state_mb for entrant in entrants}
+        report["results"] = summarise(runs, engine=engine, state_mb=sizes)
+        report["runs"] = as_rows(runs)
+        if as_json is not None:
+            replace(as_json, json.dumps(report, indent=1).encode())
+
+    try:
+        with progress_bar("requests") as progress:
+            options: dict[str, Any] = {
+                "repeats": repeats,
+                "max_new_tokens": max_new_tokens,
+                "keep_state": keep_state,
+                "progress": progress,
+            }
+            for group in measure(loaded, entrants, chosen, **options):
+                runs.extend(group)
+                save()
+        curve = cost_curve(loaded.model)
+        report["step_cost"] = {"tokens": curve.sizes, "seconds": curve.seconds}
+        if as_html is not None:
+            from aded.bench.offline import mat_by_nodes
+
+            with progress_bar("replay") as progress:
+                options = {"max_new_tokens": max_new_tokens, "keep_state": keep_state, "progress": progress}
+                report["mat_by_nodes"] = mat_by_nodes(loaded, entrants, chosen, **options)
+    except KeyboardInterrupt:
+        notes.print("[dim]stopped; what follows was measured until then[/dim]")
+    if not runs:
+        raise AdedError("stopped before the first prompt was answered by all; nothing was measured")
+    save()
+    if as_html is not None:
+        replace(as_html, page(report).encode())
+    terminal.show(report, console)
+    if plot:
+        terminal.plot(report, console)
+    if any(result["differences"] for result in report["results"]):
+        raise typer.Exit(1)
