@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -129,9 +130,9 @@ def replay(
     if as_json:
         print(json.dumps([asdict(result) for result in results]))
         return
-    table = Table(title=f"{len(recorded.sequences)} answers, {recorded.tokens} tokens", title_justify="left")
+    table = _table(f"{len(recorded.sequences)} answers, {recorded.tokens} tokens")
     for column in ("drafter", "nodes", "MAT", "nodes used", "draft ms", "learn ms", "state MB"):
-        table.add_column(column, justify="left" if column == "drafter" else "right")
+        table.add_column(column, justify="left" if column == "drafter" else "right", no_wrap=True)
     for result in results:
         table.add_row(
             result.drafter,
@@ -146,11 +147,63 @@ def replay(
     Console().print(_by_category(results))
 
 
+@app.command()
+def ablate(
+    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
+    nodes: Annotated[str, typer.Option(help="Comma-separated budgets of nodes.")] = "8,24,64",
+    processes: Annotated[int, typer.Option(min=1, help="Replays run at once.")] = 2,
+) -> None:
+    """Replay `adaptive` with each of its parts taken away; prints a Markdown table of tokens a step."""
+    from aded.bench.ablation import ablate as run
+    from aded.traces.trace import Trace
+
+    budgets = numbers_of(nodes, "--nodes")
+    Trace.load(trace)  # a damaged file is known before the work begins
+    heads = [f"{kind} {n}" for kind in ("fresh", "kept") for n in budgets]
+    print(f"| drafter | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
+    for name, figures in run(trace, budgets, processes=processes):
+        print(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |", flush=True)
+
+
+@app.command()
+def calibration(
+    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
+    drafter: Annotated[str, typer.Option(help="Whose path probabilities to check.")] = "adaptive",
+    nodes: Annotated[int, typer.Option(min=1, help="Most nodes of a draft.")] = 64,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot here (.svg, .png or .pdf).")] = None,
+) -> None:
+    """Compare a drafter's path probabilities with how often its nodes are accepted."""
+    from aded.drafters import create
+    from aded.traces.calibration import calibrate
+    from aded.traces.trace import Trace
+
+    create(drafter)
+    if plot is not None:
+        from aded.bench.calibration_plot import draw  # a missing package is known before the work begins
+    found = calibrate(Trace.load(trace), lambda: create(drafter), nodes, keep_state=keep_state)
+    table = _table(f"{drafter}, {nodes} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}")
+    for column in ("predicted", "accepted", "nodes"):
+        table.add_column(column, justify="right")
+    for predicted, measured, count in zip(found.predicted, found.measured, found.nodes, strict=True):
+        if count:
+            table.add_row(f"{predicted:.3f}", f"{measured:.3f}", str(count))
+    Console().print(table)
+    if plot is not None:
+        draw(found, plot)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=0)
+
+
 def _by_category(results: list[Any]) -> Table:
     """MAT of each category at the largest budget of each drafter."""
     largest = {result.drafter: result for result in sorted(results, key=lambda r: r.nodes)}
-    table = Table(title="MAT by category, largest budget", title_justify="left")
-    table.add_column("category")
+    table = _table("MAT by category, largest budget")
+    table.add_column("category", no_wrap=True)
     for name in largest:
         table.add_column(name, justify="right")
     for category in next(iter(largest.values())).by_category:

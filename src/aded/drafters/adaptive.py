@@ -25,11 +25,11 @@ _PROMPT_PROBABILITY = 0.5
 
 
 @jit
-def _lessons(tail, tokens, parents, ids, probs, emitted, contexts, chosen, targets):
+def _lessons(tail, tokens, parents, ids, probs, emitted, weight, contexts, chosen, targets):
     """Fill the context (n + 1, c) of every scored row, the token chosen there (-1 off the path), what to learn.
 
-    On the path the target is half the distribution, half the choice: under greedy decoding the next visit to a
-    context most often chooses the same again, which the distribution alone underrates.
+    On the path that is the distribution with `weight` of its mass moved to the choice: under greedy decoding the next
+    visit to a context most often chooses the same again, which the distribution alone underrates.
     """
     for row in range(len(tokens) + 1):
         fill_context(contexts[row], tail, tokens, parents, row - 1)
@@ -42,13 +42,13 @@ def _lessons(tail, tokens, parents, ids, probs, emitted, contexts, chosen, targe
         chosen[row] = token
         place = ids.shape[1] - 1
         for i in range(ids.shape[1]):
-            targets[row, i] *= np.float32(0.5)
+            targets[row, i] *= np.float32(1.0) - weight
             if ids[row, i] == token:
                 place = i
-        if ids[row, place] != token:
+        if ids[row, place] != token:  # a token sampled from the tail replaces the least likely of the head
             ids[row, place] = token
             targets[row, place] = 0.0
-        targets[row, place] += np.float32(0.5)
+        targets[row, place] += weight
         child = row  # children come after their parents
         while child < len(tokens) and not (parents[child] == row - 1 and tokens[child] == token):
             child += 1
@@ -67,6 +67,9 @@ class AdaptiveDrafter:
         sequence_mb: memory of each sequence's own, released with the sequence; 0 for none.
         search: "best_first" or "mcts".
         top_k: how many of the target's likeliest tokens are learned at each scored position.
+        choice_weight: how much of what is learned at a position is the token chosen there; the rest is the
+            distribution.
+        trust: how far tables are believed at first, and how that is learned; by default counts decide at first.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class AdaptiveDrafter:
         sequence_mb: float = 4.0,
         search: str = "best_first",
         top_k: int = 8,
+        choice_weight: float = 0.5,
+        trust: Trust | None = None,
     ) -> None:
         if search not in _SEARCHES:
             raise ValueError(f"search must be one of {', '.join(_SEARCHES)}, not {search!r}")
@@ -85,7 +90,8 @@ class AdaptiveDrafter:
         self.top_k = top_k
         self._search = _SEARCHES[search]
         orders = self.representative.orders
-        self._trust = Trust(orders, 1 + (sequence_mb > 0), [_DOUBT.get(order, 1.0) for order in orders])
+        self.choice_weight = choice_weight
+        self._trust = trust or Trust(orders, 1 + (sequence_mb > 0), [_DOUBT.get(order, 1.0) for order in orders])
 
     @property
     def nbytes(self) -> int:
@@ -117,6 +123,7 @@ class _Session:
             self._layers.insert(0, own)
         self._blend = Blend(self._layers, drafter._trust)
         self._search = drafter._search
+        self._weight = np.float32(drafter.choice_weight)
         self._tokens = TokenBuffer(prompt)
         for layer in self._layers:
             layer.learn_text(prompt, probability=_PROMPT_PROBABILITY)
@@ -132,8 +139,8 @@ class _Session:
             contexts = np.empty((len(ids), length), np.int32)
             chosen, targets = np.empty(len(ids), np.int32), np.empty(ids.shape, np.float32)
             tail = self._tokens.view(length)
-            probs = observation.top_probs
-            _lessons(tail, tree.tokens, tree.parents, ids, probs, emitted, contexts, chosen, targets)
+            scored = (tail, tree.tokens, tree.parents, ids, observation.top_probs, emitted, self._weight)
+            _lessons(*scored, contexts, chosen, targets)
             self._tokens.extend(observation.emitted)
         else:
             self._tokens.extend(observation.emitted)
