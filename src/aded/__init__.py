@@ -11,6 +11,7 @@ from aded.drafters.base import create as create_drafter
 from aded.drafters.base import names as drafter_names
 from aded.errors import (
     AdedError,
+    CorpusFileError,
     DraftTreeError,
     ModelLoadError,
     PromptFileError,
@@ -19,7 +20,7 @@ from aded.errors import (
     UnknownDrafterError,
     UnsupportedError,
 )
-from aded.representative import Representative
+from aded.representative import Corpus, Representative
 from aded.tree import DraftTree
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ __version__ = "0.1.0"
 __all__ = [
     "AdedError",
     "Certificate",
+    "Corpus",
+    "CorpusFileError",
     "DraftTree",
     "DraftTreeError",
     "Drafter",

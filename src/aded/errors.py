@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AdedError",
+    "CorpusFileError",
     "DraftTreeError",
     "ModelLoadError",
     "PromptFileError",
@@ -32,6 +33,10 @@ class StateFileError(AdedError):
 
 class TraceFileError(AdedError):
     """A trace is missing, damaged, or made for another model than it is used with."""
+
+
+class CorpusFileError(AdedError):
+    """A corpus is missing, damaged, or belongs to another vocabulary or version; or a text it is made of is."""
 
 
 class PromptFileError(AdedError):

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from aded.errors import AdedError
 
@@ -25,13 +24,14 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write `data` so that a crash leaves either the old file or the new one."""
+def replace(path: Path, *parts: bytes | memoryview) -> None:
+    """Write the parts in order, so that a crash leaves either the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -40,12 +40,47 @@ def replace(path: Path, data: bytes) -> None:
         raise
 
 
+# The format's names of the data types we use, in the order it stores them: the most strictly aligned first.
+_DTYPES = {"int64": "I64", "uint64": "U64", "float32": "F32", "int32": "I32", "uint32": "U32"}
+_DTYPES |= {"float16": "F16", "uint16": "U16"}
+
+
+def _safetensors(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> list[bytes | memoryview]:
+    """The parts of a safetensors file. The package's own writer would copy every array first."""
+    order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts: list[bytes | memoryview] = []
+    offset = 0
+    for name in order:
+        array = np.ascontiguousarray(arrays[name])
+        span = [offset, offset := offset + array.nbytes]
+        header[name] = {"dtype": _DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": span}
+        parts.append(array.reshape(-1).view(np.uint8).data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, *parts]
+
+
 def _checksum(arrays: dict[str, NDArray[Any]], header: str) -> str:
     state = hashlib.blake2b(header.encode(), digest_size=16)
     for name in sorted(arrays):
         state.update(name.encode())
         state.update(np.ascontiguousarray(arrays[name]).data)
     return state.hexdigest()
+
+
+def _map(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
+    """Each array of a safetensors file as a copy-on-write view of it."""
+    whole = np.memmap(path, np.uint8, mode="c")
+    length = int.from_bytes(whole[:8].tobytes(), "little")
+    header = json.loads(whole[8 : 8 + length].tobytes())
+    dtypes = {short: np.dtype(name) for name, short in _DTYPES.items()}
+    arrays = {}
+    for name in names:
+        start, end = (8 + length + offset for offset in header[name]["data_offsets"])
+        array = whole[start:end].view(dtypes[header[name]["dtype"]]).reshape(header[name]["shape"])
+        arrays[name] = array.view(np.ndarray)
+    return arrays
 
 
 @dataclass(frozen=True)
@@ -76,12 +111,15 @@ class FileKind:
             "checksum": _checksum(arrays, text),
         }
         try:
-            replace(path, save(arrays, metadata))
+            replace(path, *_safetensors(arrays, metadata))
         except OSError as error:
             raise self.error(f"cannot write the {self.word} {path}: {error.strerror}; choose another place") from error
 
-    def read(self, path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays and header of a file that `write` made; anything else raises `error`."""
+    def read(self, path: Path, *, mapped: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and header of a file that `write` made; anything else raises `error`.
+
+        With `mapped`, arrays are views of the file, whose pages all processes share; changes stay private.
+        """
         if not path.is_file():
             raise self.error(f"there is no {self.word} {path}; check the path")
         try:
@@ -94,7 +132,8 @@ class FileKind:
                         f"{path} has version {metadata.get('version')} of the {self.word}, this release reads "
                         f"{self.version}; {self.remedy}"
                     )
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                names = list(file.keys())
+                arrays = _map(path, names) if mapped else {name: file.get_tensor(name) for name in names}
                 header = json.loads(metadata["header"])
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise self.error(f"the {self.word} {path} is damaged ({error}); {self.remedy}") from error

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import aded.bench.peers  # noqa: F401 - registers them
 from aded import drafters
+from aded.drafters.base import Drafter
 from aded.engines.transformers.models import Loaded
 from aded.engines.transformers.runner import Answer, Runner
 from aded.errors import UnknownDrafterError
+from aded.representative import Corpus, Representative
 
 __all__ = ["NATIVE_LOOKUP", "PLAIN", "Contender", "contenders"]
 
@@ -28,6 +31,7 @@ class Contender:
     name: str
     loaded: Loaded
     nodes: Any
+    corpus: Corpus | None = None
 
     def __post_init__(self) -> None:
         self.forget()
@@ -45,7 +49,12 @@ class Contender:
 
     def forget(self) -> None:
         """Begin anew, with nothing learned."""
-        self._runner = Runner(self.loaded, drafters.create("none" if self.native else self.name), self.nodes)
+        self._runner = Runner(self.loaded, self.drafter(), self.nodes)
+
+    def drafter(self) -> Drafter:
+        """A new drafter; `adaptive` alone reads a corpus."""
+        options: dict[str, Any] = {"corpus": self.corpus} if self.name == "adaptive" else {}
+        return drafters.create("none" if self.native else self.name, **options)
 
     def answer(self, ids: torch.Tensor, max_new_tokens: int) -> Answer:
         """Decode one prompt greedily. Passes of transformers' own decoding are counted from outside."""
@@ -71,14 +80,19 @@ class Contender:
         return self._runner.compare(ids, plain, answer, greedy=True)
 
 
-def contenders(names: Sequence[str], loaded: Loaded, nodes: Any) -> list[Contender]:
+def contenders(names: Sequence[str], loaded: Loaded, nodes: Any, corpus: Path | None = None) -> list[Contender]:
     """Plain decoding first, then the named ones, each once.
 
     Raises:
         UnknownDrafterError: a name nobody has.
+        CorpusFileError: the corpus is damaged, or of another model.
     """
     known = [*drafters.names(), *_NATIVE_OPTIONS]
     for name in names:
         if name not in known:
             raise UnknownDrafterError(f"there is no contender {name!r}; choose from {', '.join(known)}")
-    return [Contender(name, loaded, nodes) for name in dict.fromkeys([PLAIN, *names])]
+    opened = None if corpus is None else Corpus.open(corpus)
+    if opened is not None:
+        vocabulary = int(loaded.model.config.get_text_config().vocab_size)
+        opened.check(Representative(memory_mb=1.0, vocab_size=vocabulary, fingerprint=loaded.fingerprint))
+    return [Contender(name, loaded, nodes, opened) for name in dict.fromkeys([PLAIN, *names])]

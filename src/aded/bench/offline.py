@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aded import drafters
 from aded.bench.contenders import Contender
 from aded.engines.transformers.models import Loaded
 from aded.traces.prompts import Prompt
@@ -28,16 +27,15 @@ def mat_by_nodes(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[float]]:
     """MAT of each drafter among the contenders at each of `NODES`, on recorded answers to the prompts."""
-    names = [contender.name for contender in contenders if not contender.native and contender.name != "none"]
-    if not names:
+    drafting = [contender for contender in contenders if not contender.native and contender.name != "none"]
+    if not drafting:
         return {}
     with tempfile.TemporaryDirectory() as folder:
         trace = record(loaded, list(prompts), Path(folder) / "trace.safetensors", max_new_tokens=max_new_tokens)
     found: dict[str, list[float]] = {}
-    for name in names:
-        found[name] = []
+    for contender in drafting:
+        figures = found.setdefault(contender.name, [])
         for nodes in NODES:
-            result = replay(trace, name, lambda name=name: drafters.create(name), nodes, keep_state=keep_state)  # type: ignore[misc]
-            found[name].append(result.mat)
-            progress(sum(map(len, found.values())), len(names) * len(NODES))
+            figures.append(replay(trace, contender.name, contender.drafter, nodes, keep_state=keep_state).mat)
+            progress(sum(map(len, found.values())), len(drafting) * len(NODES))
     return found

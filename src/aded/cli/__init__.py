@@ -9,7 +9,7 @@ from aded.errors import AdedError
 try:
     import typer
 
-    from aded.cli import answer, bench, trace
+    from aded.cli import answer, bench, corpus, trace
 except ModuleNotFoundError:  # pragma: no cover - only without the extra
     sys.exit('the aded command needs its extra: pip install "aded[cli]"')
 
@@ -25,6 +25,7 @@ app.command()(answer.generate)
 app.command()(answer.chat)
 app.command()(bench.bench)
 app.add_typer(trace.app, name="trace")
+app.add_typer(corpus.app, name="corpus")
 
 
 def main() -> None:

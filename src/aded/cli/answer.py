@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from aded.cli.options import (
+    CorpusFile,
     DrafterName,
     Dtype,
     Model,
@@ -40,6 +41,7 @@ def generate(
     dtype: Dtype = "bfloat16",
     threads: Threads = None,
     state: State = None,
+    corpus: CorpusFile = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also decode plainly; show speedup and identity.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     show_drafts: ShowDrafts = False,
@@ -55,6 +57,7 @@ def generate(
         dtype=dtype,
         threads=threads,
         state=state,
+        corpus=corpus,
         report=lambda text: notes.print(f"[dim]{text}[/dim]"),
     )
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -95,6 +98,7 @@ def chat(
     dtype: Dtype = "bfloat16",
     threads: Threads = None,
     state: State = None,
+    corpus: CorpusFile = None,
     show_drafts: ShowDrafts = False,
 ) -> None:
     """Talk to a model; what it learns is kept between turns and, with --state, between runs. End with Ctrl-D."""
@@ -108,6 +112,7 @@ def chat(
         dtype=dtype,
         threads=threads,
         state=state,
+        corpus=corpus,
         report=lambda text: console.print(f"[dim]{text}[/dim]"),
     )
     messages: list[dict[str, str]] = []

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from aded.cli.options import Dtype, Limit, Model, NewTokens, Nodes, PerCategory, Skip, Threads, nodes_of, words_of
+from aded.cli.options import (
+    CorpusFile,
+    Dtype,
+    Limit,
+    Model,
+    NewTokens,
+    Nodes,
+    PerCategory,
+    Skip,
+    Threads,
+    nodes_of,
+    words_of,
+)
 from aded.cli.progress import progress_bar
 from aded.errors import AdedError
 from aded.files import replace
@@ -35,6 +47,7 @@ def bench(
     keep_state: Annotated[
         bool, typer.Option("--keep-state/--fresh", help="Learn from prompt to prompt, or begin each one anew.")
     ] = True,
+    corpus: CorpusFile = None,
     dtype: Dtype = "bfloat16",
     threads: Threads = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write environment and results here.")] = None,
@@ -66,8 +79,9 @@ def bench(
     names, most = words_of(drafters, "--drafters"), nodes_of(nodes)
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     loaded = load(model, dtype=dtype, report=lambda text: notes.print(f"[dim]{text}[/dim]"))
-    entrants = contenders(names, loaded, most)
+    entrants = contenders(names, loaded, most, corpus)
     settings = {"prompts": str(prompts), "nodes": nodes, "max_new_tokens": max_new_tokens, "keep_state": keep_state}
+    settings["corpus"] = None if corpus is None else str(corpus)
     report: dict[str, Any] = {"environment": environment(loaded), "settings": settings, "results": []}
     runs: list[Run] = []
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aded.cli.options import (
+    CorpusFile,
     Dtype,
     Limit,
     Model,
@@ -26,7 +27,8 @@ from aded.cli.options import (
     words_of,
 )
 from aded.cli.progress import progress_bar
-from aded.errors import AdedError
+from aded.errors import AdedError, CorpusFileError
+from aded.representative import Corpus
 
 __all__ = ["app"]
 
@@ -94,6 +96,7 @@ def replay(
     drafters: Annotated[str, typer.Option(help="Comma-separated names, peers included.")] = "adaptive",
     nodes: Annotated[str, typer.Option(help="Comma-separated budgets of nodes.")] = "16,32,64",
     warm: Annotated[Path | None, typer.Option(help="Another trace, learned first.")] = None,
+    corpus: CorpusFile = None,
     keep_state: Annotated[
         bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
     ] = False,
@@ -102,6 +105,7 @@ def replay(
     """Run drafters against a trace without any model."""
     import aded.bench.peers  # noqa: F401 - registers them
     from aded.drafters import create
+    from aded.representative.storage import check_identity
     from aded.traces.replay import replay as run
     from aded.traces.trace import Trace
 
@@ -109,6 +113,14 @@ def replay(
     for name in names:
         create(name)  # an unknown name or a missing package is known before the work begins
     recorded = Trace.load(trace)
+    opened = None if corpus is None else Corpus.open(corpus)
+    if opened is not None:
+        about = {key: recorded.about.get(key) for key in ("vocab_size", "fingerprint")}
+        check_identity(about, opened.identity(), "the corpus", orders=False, error=CorpusFileError)
+
+    def make(name: str) -> Any:
+        return create(name, **({} if opened is None or name != "adaptive" else {"corpus": opened}))
+
     learned = None if warm is None else Trace.load(warm)
     results: list[Any] = []
     with progress_bar("replay") as progress:
@@ -120,7 +132,7 @@ def replay(
                     run(
                         recorded,
                         name,
-                        lambda name=name: create(name),  # type: ignore[misc]
+                        lambda name=name: make(name),  # type: ignore[misc]
                         budget,
                         warm=learned,
                         keep_state=keep_state,
@@ -130,7 +142,7 @@ def replay(
     if as_json:
         print(json.dumps([asdict(result) for result in results]))
         return
-    table = _table(f"{len(recorded.sequences)} answers, {recorded.tokens} tokens")
+    table = _table()
     for column in ("drafter", "nodes", "MAT", "nodes used", "draft ms", "learn ms", "state MB"):
         table.add_column(column, justify="left" if column == "drafter" else "right", no_wrap=True)
     for result in results:
@@ -143,8 +155,9 @@ def replay(
             f"{result.learn_ms:.2f}",
             "" if result.state_mb is None else f"{result.state_mb:.1f}",
         )
-    Console().print(table)
-    Console().print(_by_category(results))
+    console = Console(highlight=False)
+    console.print(f"{len(recorded.sequences)} answers, {recorded.tokens} tokens\n", table, sep="\n")
+    console.print("\nMAT by category, largest budget\n", _by_category(results), sep="\n")
 
 
 @app.command()
@@ -184,25 +197,26 @@ def calibration(
     if plot is not None:
         from aded.bench.calibration_plot import draw  # a missing package is known before the work begins
     found = calibrate(Trace.load(trace), lambda: create(drafter), nodes, keep_state=keep_state)
-    table = _table(f"{drafter}, {nodes} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}")
+    table = _table()
     for column in ("predicted", "accepted", "nodes"):
         table.add_column(column, justify="right")
     for predicted, measured, count in zip(found.predicted, found.measured, found.nodes, strict=True):
         if count:
             table.add_row(f"{predicted:.3f}", f"{measured:.3f}", str(count))
-    Console().print(table)
+    summary = f"{drafter}, {nodes} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}\n"
+    Console(highlight=False).print(summary, table, sep="\n")
     if plot is not None:
         draw(found, plot)
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=0)
+def _table() -> Table:
+    return Table(box=SIMPLE, show_edge=False, padding=(0, 1))
 
 
 def _by_category(results: list[Any]) -> Table:
     """MAT of each category at the largest budget of each drafter."""
     largest = {result.drafter: result for result in sorted(results, key=lambda r: r.nodes)}
-    table = _table("MAT by category, largest budget")
+    table = _table()
     table.add_column("category", no_wrap=True)
     for name in largest:
         table.add_column(name, justify="right")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from aded.drafters.base import Observation, TokenBuffer, register
-from aded.representative import Blend, Representative, Trust, windows
+from aded.representative import Blend, Corpus, Representative, Trust, windows
 from aded.representative.kernels import jit
 from aded.search import best_first, mcts
 from aded.search.best_first import fill_context
@@ -69,6 +69,8 @@ class AdaptiveDrafter:
         top_k: how many of the target's likeliest tokens are learned at each scored position.
         choice_weight: how much of what is learned at a position is the token chosen there; the rest is the
             distribution.
+        corpus: read after what was learned: a corpus, or the path of one. It is shared between processes and does not
+            count as memory of this drafter.
         trust: how far tables are believed at first, and how that is learned; by default counts decide at first.
     """
 
@@ -81,6 +83,7 @@ class AdaptiveDrafter:
         search: str = "best_first",
         top_k: int = 8,
         choice_weight: float = 0.5,
+        corpus: Corpus | str | Path | None = None,
         trust: Trust | None = None,
     ) -> None:
         if search not in _SEARCHES:
@@ -89,9 +92,16 @@ class AdaptiveDrafter:
         self.sequence_mb = sequence_mb
         self.top_k = top_k
         self._search = _SEARCHES[search]
-        orders = self.representative.orders
         self.choice_weight = choice_weight
-        self._trust = trust or Trust(orders, 1 + (sequence_mb > 0), [_DOUBT.get(order, 1.0) for order in orders])
+        self.corpus = Corpus.open(corpus) if isinstance(corpus, str | Path) else corpus
+        shared: list[Representative | Corpus] = [self.representative]
+        if self.corpus is not None:
+            self.corpus.check(self.representative)
+            shared.append(self.corpus)
+        orders = sorted({order for layer in shared for order in layer.orders})
+        doubt = [_DOUBT.get(order, 1.0) for order in orders]
+        self._shared = shared
+        self._trust = trust or Trust(orders, len(shared) + (sequence_mb > 0), doubt)
 
     @property
     def nbytes(self) -> int:
@@ -114,18 +124,18 @@ class AdaptiveDrafter:
 class _Session:
     def __init__(self, drafter: AdaptiveDrafter, prompt: Sequence[int]) -> None:
         shared = drafter.representative
-        self._layers = [shared]
+        self._learning = [shared]
         if drafter.sequence_mb > 0:
             # One sequence is more of a piece than all of them: what it says weighs longer.
             own = Representative(
                 memory_mb=drafter.sequence_mb, orders=shared.orders, successors=shared.successors, forgetting=0.02
             )
-            self._layers.insert(0, own)
-        self._blend = Blend(self._layers, drafter._trust)
+            self._learning.insert(0, own)
+        self._blend = Blend([*self._learning[:-1], *drafter._shared], drafter._trust)
         self._search = drafter._search
         self._weight = np.float32(drafter.choice_weight)
         self._tokens = TokenBuffer(prompt)
-        for layer in self._layers:
+        for layer in self._learning:
             layer.learn_text(prompt, probability=_PROMPT_PROBABILITY)
 
     def draft(self, max_nodes: int) -> DraftTree:
@@ -148,5 +158,5 @@ class _Session:
             contexts, chosen = windows(recent, length, len(recent) - len(emitted))
             ids, targets = chosen[:, None], np.ones((len(chosen), 1), np.float32)
         self._blend.trust.learn(self._blend, contexts, chosen)
-        for layer in self._layers:
+        for layer in self._learning:
             layer.learn(contexts, ids, targets)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aded.representative.corpus import Corpus
 from aded.representative.kernels import context_keys, find, jit
 from aded.representative.table import Representative
 
@@ -163,7 +164,7 @@ class Blend:
         trust: the share each may take; the default believes a context seen once half.
     """
 
-    def __init__(self, layers: Sequence[Representative], trust: Trust | None = None) -> None:
+    def __init__(self, layers: Sequence[Representative | Corpus], trust: Trust | None = None) -> None:
         orders = sorted({order for layer in layers for order in layer.orders})
         self.orders: NDArray[np.int64] = np.asarray(orders, np.int64)
         self.tables = tuple(layer.arrays for layer in layers)

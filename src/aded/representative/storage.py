@@ -8,23 +8,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.errors import StateFileError
+from aded.errors import AdedError, CorpusFileError, StateFileError
 from aded.files import FileKind
 
-__all__ = ["STATE", "check_arrays", "check_identity"]
+__all__ = ["CORPUS", "STATE", "check_arrays", "check_identity"]
 
 STATE = FileKind("aded-representative", 1, "state file", "delete it to start afresh", StateFileError)
+CORPUS = FileKind("aded-corpus", 1, "corpus", "build it again", CorpusFileError)
 
 
-def check_identity(mine: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
-    """Refuse state learned over another vocabulary, tokenizer or set of context lengths (0 and "" mean unknown)."""
-    for name, word in (("vocab_size", "vocabulary size"), ("fingerprint", "tokenizer"), ("orders", "context lengths")):
+def check_identity(
+    mine: dict[str, Any],
+    theirs: dict[str, Any],
+    what: str,
+    *,
+    orders: bool = True,
+    error: type[AdedError] = StateFileError,
+) -> None:
+    """Refuse what was learned over another vocabulary, tokenizer or, if `orders`, set of context lengths.
+
+    0 and "" mean unknown, and agree with everything.
+    """
+    names = {"vocab_size": "vocabulary size", "fingerprint": "tokenizer"} | (
+        {"orders": "context lengths"} if orders else {}
+    )
+    for name, word in names.items():
         a, b = mine[name], theirs.get(name)
         if a and b and a != b:
-            raise StateFileError(f"{what} belongs to another model: its {word} is {b}, this one's is {a}")
+            raise error(f"{what} belongs to another model: its {word} is {b}, this one's is {a}")
 
 
-def check_arrays(arrays: dict[str, NDArray[Any]], successors: Any, path: str | Path) -> None:
+def check_arrays(kind: FileKind, arrays: dict[str, NDArray[Any]], successors: Any, path: str | Path) -> None:
     """Refuse arrays that are not a table, before anything of them is used."""
     shapes = {
         "keys": (np.uint64, 1),
@@ -38,4 +52,4 @@ def check_arrays(arrays: dict[str, NDArray[Any]], successors: Any, path: str | P
         array = arrays.get(name)
         wide = array is not None and (ndim == 1 or array.shape[1:] == (successors,))
         if array is None or array.dtype != dtype or array.ndim != ndim or len(array) != n or not wide:
-            raise StateFileError(f"the state file {path} is damaged (array {name}); delete it to start afresh")
+            raise kind.error(f"the {kind.word} {path} is damaged (array {name}); {kind.remedy}")

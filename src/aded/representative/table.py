@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,15 @@ from aded.representative import kernels, storage
 __all__ = ["Representative"]
 
 _ARRAYS = ("keys", "stamps", "counts", "successors", "weights")
+
+
+class Learned(Protocol):
+    """Anything that holds a table."""
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]: ...
+
+    def identity(self) -> dict[str, Any]: ...
 
 
 @dataclass(eq=False)
@@ -123,8 +132,8 @@ class Representative:
                 np.float32(cap),
             )
 
-    def merge(self, other: Representative) -> None:
-        """Fold another state in, weighing by evidence.
+    def merge(self, other: Learned) -> None:
+        """Fold another state or corpus in, weighing by evidence.
 
         Raises:
             StateFileError: the two were learned over different vocabularies or context lengths.
@@ -132,7 +141,7 @@ class Representative:
         storage.check_identity(self.identity(), other.identity(), "the state to merge")
         with self._lock:
             kernels.merge(*self.arrays, *other.arrays)
-            self.clock = max(self.clock, other.clock)
+            self.clock = max(self.clock, int(other.arrays[1].max(initial=0)))
 
     def identity(self) -> dict[str, Any]:
         """What must agree between two states for their tokens and contexts to mean the same."""
@@ -154,7 +163,7 @@ class Representative:
         """
         arrays, header = storage.STATE.read(Path(path))
         storage.check_identity(self.identity(), header, f"the state file {path}")
-        storage.check_arrays(arrays, header.get("successors"), path)
+        storage.check_arrays(storage.STATE, arrays, header.get("successors"), path)
         if self.vocab_size and arrays["successors"].size and int(arrays["successors"].max()) >= self.vocab_size:
             raise StateFileError(
                 f"the state file {path} holds tokens outside the vocabulary; delete it to start afresh"

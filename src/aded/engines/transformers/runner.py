@@ -18,7 +18,7 @@ from aded.drafters.base import Drafter
 from aded.engines.transformers.certificate import certify
 from aded.engines.transformers.entry import generate
 from aded.engines.transformers.models import Loaded, load
-from aded.errors import StateFileError
+from aded.errors import CorpusFileError, StateFileError
 
 __all__ = ["Answer", "Runner"]
 
@@ -110,22 +110,27 @@ class Runner:
         dtype: str,
         threads: int | None,
         state: Path | None,
+        corpus: Path | None = None,
         report: Callable[[str], None],
     ) -> Runner:
         """Load everything; `state` is read if the file exists.
 
         Raises:
-            AdedError: an unknown drafter or model, or a state file that cannot be used.
+            AdedError: an unknown drafter or model, or a state file or corpus that cannot be used.
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        made = drafters.create(drafter)
+        made = drafters.create(drafter, **({} if corpus is None or drafter != "adaptive" else {"corpus": corpus}))
+        if corpus is not None and not isinstance(made, AdaptiveDrafter):
+            raise CorpusFileError(f"the drafter {drafter} reads no corpus; leave out --corpus, or use adaptive")
         if state is not None and not isinstance(made, AdaptiveDrafter):
             raise StateFileError(f"the drafter {drafter} keeps no state; leave out --state, or use --drafter adaptive")
         loaded = load(model, dtype=dtype, report=report)
         if isinstance(made, AdaptiveDrafter):
             made.representative.vocab_size = int(loaded.model.config.get_text_config().vocab_size)
             made.representative.fingerprint = loaded.fingerprint
+            if made.corpus is not None:
+                made.corpus.check(made.representative)
             if state is not None and state.exists():
                 made.load(state)
         return cls(loaded, made, nodes)

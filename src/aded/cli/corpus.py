@@ -1,0 +1,174 @@
+"""`aded corpus`: make, join and inspect what drafters know beforehand."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from aded.cli.options import Limit, Model, NewTokens, PerCategory, Skip
+from aded.cli.progress import progress_bar
+from aded.errors import CorpusFileError
+from aded.representative import Corpus, Representative
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Make, join and inspect what drafters know beforehand.")
+
+# What comes anywhere (length 0) is better learned live; eight tokens of context rarely come again in other text.
+_ORDERS = (1, 2, 3, 5)
+
+Out = Annotated[Path, typer.Option(help="File to write.")]
+Memory = Annotated[float, typer.Option(min=1, help="MiB of the table, and of the file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@app.command()
+def build(
+    out: Out,
+    text: Annotated[list[Path] | None, typer.Option(help="A text file or a folder of them; may be repeated.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompts whose answers, by the model, are learned.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A hub data set or a folder of one, by `datasets`.")] = None,
+    field: Annotated[str, typer.Option(help="The data set's column of text.")] = "text",
+    vocabulary: Annotated[
+        bool, typer.Option("--vocabulary", help="Also ask the model what follows each token of its vocabulary.")
+    ] = False,
+    model: Model = None,
+    memory_mb: Memory = 256.0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that tokenise.")] = 2,
+    limit: Limit = None,
+    per_category: PerCategory = None,
+    skip: Skip = 0,
+    max_new_tokens: NewTokens = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts decoded together.")] = 16,
+) -> None:
+    """Learn texts, the model's own answers, or both. Stopped, it goes on next time."""
+    from aded.corpus.model import learn_trace, learn_vocabulary
+    from aded.corpus.text import blocks_of_files, blocks_of_texts, learn_blocks, text_files
+    from aded.engines.transformers.models import load
+
+    if not (text or prompts or dataset or vocabulary) or (text and dataset):
+        raise CorpusFileError("give --text, --prompts, --vocabulary or several; --dataset takes the place of --text")
+    files = text_files(text or []) if text else []
+    stream = _rows(dataset, field) if dataset else None
+    notes = Console(stderr=True, highlight=False)
+    loaded = load(model, report=lambda line: notes.print(f"[dim]{line}[/dim]"))
+    sources = {"text": [str(file) for file in files], "dataset": dataset, "memory_mb": memory_mb}
+    table = Representative(
+        memory_mb=memory_mb,
+        orders=_ORDERS,
+        forgetting=0.0,
+        vocab_size=int(loaded.model.config.get_text_config().vocab_size),
+        fingerprint=loaded.fingerprint,
+    )
+    partial, done = out.with_name(out.name + ".partial"), 0
+    if partial.is_file():
+        begun = Corpus.open(partial)
+        if begun.about.get("sources") != sources:
+            raise CorpusFileError(f"{partial} holds an unfinished corpus of other texts; finish that, or delete it")
+        table, done = begun.thaw(), int(begun.about["blocks"])
+        notes.print(f"[dim]going on after {done} blocks[/dim]")
+    made: dict[str, Any] = {"model": loaded.name, "sources": sources}
+    if files or stream is not None:
+        blocks = blocks_of_files(files) if stream is None else blocks_of_texts(stream)
+        started = time.perf_counter()
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(*columns, console=notes, transient=True) as bar:
+            task = bar.add_task("learning texts")
+            size, tokens = learn_blocks(
+                table,
+                blocks,
+                loaded.tokenizer,
+                processes=processes,
+                partial=partial,
+                about=made,
+                done=done,
+                progress=lambda size, tokens: bar.update(
+                    task, description=f"{size / 1e6:.0f} MB, {tokens / 1e6:.1f} million tokens"
+                ),
+            )
+        seconds = time.perf_counter() - started
+        made |= {"text_mb": round(size / 1e6, 3), "text_tokens": tokens}
+        notes.print(f"{size / 1e6:.1f} MB of text, {tokens} tokens, {size / 1e6 / seconds:.2f} MB/s")
+    if prompts is not None:
+        from aded.traces import read_prompts
+        from aded.traces.record import record
+
+        chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
+        answers = out.with_name(out.name + ".answers.safetensors")
+        with progress_bar("answers") as progress:
+            trace = record(
+                loaded,
+                chosen,
+                answers,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                progress=progress,
+            )
+        made["answer_tokens"] = learn_trace(table, trace)
+        answers.unlink()
+    if vocabulary:
+        with progress_bar("vocabulary") as progress:
+            made["vocabulary"] = learn_vocabulary(table, loaded, progress=progress)
+    Corpus.write(table, out, made)
+    partial.unlink(missing_ok=True)
+    notes.print(f"{table.used} contexts, {table.nbytes / 2**20:.0f} MiB, in {out}")
+
+
+def _rows(name: str, field: str) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ModuleNotFoundError as error:
+        raise CorpusFileError("--dataset needs the package datasets: pip install datasets") from error
+    try:
+        rows = load_dataset(name, split="train", streaming=True)
+    except (OSError, ValueError) as error:
+        raise CorpusFileError(f"cannot open the data set {name}: {str(error).strip().splitlines()[0]}") from error
+    for row in rows:
+        if field not in row:
+            raise CorpusFileError(f"the data set {name} has no column {field!r}; give --field one of {', '.join(row)}")
+        yield str(row[field])
+
+
+@app.command()
+def merge(
+    corpora: Annotated[list[Path], typer.Argument(help="Corpora of one model.")],
+    out: Out,
+    memory_mb: Memory = 256.0,
+) -> None:
+    """Join corpora, weighing what they say of a context by how often each saw it."""
+    opened = [Corpus.open(path) for path in corpora]
+    first = opened[0]
+    table = Representative(
+        memory_mb=memory_mb,
+        orders=first.orders,
+        successors=int(first.about["successors"]),
+        forgetting=0.0,
+        vocab_size=int(first.about["vocab_size"]),
+        fingerprint=str(first.about["fingerprint"]),
+    )
+    for corpus in opened:
+        table.merge(corpus)
+    made = {"model": first.about.get("model"), "merged": [str(path) for path in corpora]}
+    Corpus.write(table, out, made)
+    Console(stderr=True, highlight=False).print(f"{table.used} contexts, in {out}")
+
+
+@app.command()
+def info(corpus: Annotated[Path, typer.Argument(help="A corpus.")], as_json: AsJson = False) -> None:
+    """Say what a corpus is and what it was made of."""
+    opened = Corpus.open(corpus)
+    slots = len(opened.arrays[0])
+    facts = {**opened.about, "mb": opened.nbytes / 2**20, "contexts": opened.used, "filled": opened.used / slots}
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        shown = f"{value:.3f}" if isinstance(value, float) else value
+        print(f"{name.replace('_', ' '):<12} {shown}")

@@ -1,0 +1,159 @@
+"""A corpus from plain text: streamed in blocks, tokenised by other processes, learned here, resumable."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.errors import CorpusFileError
+from aded.representative import Representative
+from aded.representative.corpus import Corpus
+
+__all__ = ["Block", "blocks_of_files", "blocks_of_texts", "learn_blocks", "text_files"]
+
+_BLOCK = 1 << 18
+_CHECKPOINT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of text; `position` is how many blocks of the same sources end with it, `size` its bytes."""
+
+    text: str
+    position: int
+    size: int
+
+
+def text_files(paths: Iterable[Path]) -> list[Path]:
+    """The files themselves, and all files below folders, in a fixed order.
+
+    Raises:
+        CorpusFileError: a path is not there, or there is no file in all of them.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found.extend(sorted(file for file in path.rglob("*") if file.is_file()))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise CorpusFileError(f"there is no text {path}; check the path")
+    if not found:
+        raise CorpusFileError("the folders given hold no files; give texts to learn from")
+    return found
+
+
+def blocks_of_files(files: Sequence[Path]) -> Iterator[Block]:
+    """Files in blocks of about a quarter of a megabyte that end with lines; files with zero bytes are left out."""
+    position = 0
+    for file in files:
+        with file.open("rb") as stream:
+            rest = b""
+            while data := stream.read(_BLOCK):
+                if b"\0" in data:  # not a text
+                    rest = b""
+                    break
+                cut = data.rfind(b"\n") + 1
+                if not cut and len(rest) < 4 * _BLOCK:
+                    rest += data
+                    continue
+                whole, rest = rest + data[: cut or len(data)], data[cut or len(data) :]
+                position += 1
+                yield Block(whole.decode("utf-8", errors="ignore"), position, len(whole))
+            if rest:
+                position += 1
+                yield Block(rest.decode("utf-8", errors="ignore"), position, len(rest))
+
+
+def blocks_of_texts(texts: Iterable[str]) -> Iterator[Block]:
+    """Texts of any length gathered into blocks."""
+    position, size, gathered = 0, 0, list[str]()
+    for text in texts:
+        gathered.append(text)
+        size += len(text.encode())
+        if size >= _BLOCK:
+            position += 1
+            yield Block("\n\n".join(gathered), position, size)
+            gathered, size = [], 0
+    if gathered:
+        yield Block("\n\n".join(gathered), position + 1, size)
+
+
+_tokenizer: Any = None
+
+
+def _begin(description: str) -> None:
+    global _tokenizer
+    from tokenizers import Tokenizer
+
+    _tokenizer = Tokenizer.from_str(description)
+
+
+def _tokens(text: str) -> NDArray[np.int32]:
+    return np.asarray(_tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+
+def learn_blocks(
+    table: Representative,
+    blocks: Iterable[Block],
+    tokenizer: Any,
+    *,
+    processes: int,
+    partial: Path,
+    about: dict[str, Any],
+    done: int = 0,
+    progress: Callable[[int, int], None] = lambda size, tokens: None,
+) -> tuple[int, int]:
+    """Learn blocks in order; returns (bytes, tokens) learned now.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers; text is tokenised in `processes` processes beside this one.
+        partial: where the table is kept about once a minute, with how many blocks it holds.
+        done: blocks to pass over, learned earlier.
+        progress: told bytes and tokens learned so far.
+
+    Raises:
+        CorpusFileError: the tokenizer has no fast version to hand to other processes.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise CorpusFileError("this model's tokenizer has no fast version, which building from text needs")
+    size = tokens = 0
+    saved = time.monotonic()
+
+    def learn(block: Block, ids: NDArray[np.int32]) -> None:
+        nonlocal size, tokens, saved
+        table.learn_text(ids)
+        size, tokens = size + block.size, tokens + len(ids)
+        progress(size, tokens)
+        if time.monotonic() - saved > _CHECKPOINT_S:
+            Corpus.write(table, partial, {**about, "blocks": block.position})
+            saved = time.monotonic()
+
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(backend.to_str(),))
+    waiting: deque[tuple[Block, Future[NDArray[np.int32]]]] = deque()
+    with pool:
+        try:
+            for block in blocks:
+                if block.position <= done:
+                    continue
+                waiting.append((block, pool.submit(_tokens, block.text)))
+                if len(waiting) > 2 * processes:  # the rest of the text stays on disk
+                    first, future = waiting.popleft()
+                    learn(first, future.result())
+            while waiting:
+                first, future = waiting.popleft()
+                learn(first, future.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return size, tokens
