@@ -75,3 +75,19 @@ def test_drafting_needs_no_torch() -> None:
         "import aded.decoding, aded.verify, aded.budget; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_long_copy_is_accepted_by_tens_of_tokens() -> None:
+    passage = np.random.default_rng(0).integers(0, 5000, 400).tolist()
+    session = create_drafter("adaptive", memory_mb=4).start([*passage, 7, 7])
+    at, accepted = 0, []
+    while at < len(passage):
+        tree = session.draft(64)
+        node, taken = -1, 0
+        while at + taken < len(passage) and passage[at + taken] in tree.children(node):
+            node, taken = tree.children(node)[passage[at + taken]], taken + 1
+        session.observe(Observation(passage[at : at + taken + 1], tree))
+        accepted.append(taken)
+        at += taken + 1
+    assert max(accepted) >= 48
+    assert len(passage) / len(accepted) >= 30

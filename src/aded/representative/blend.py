@@ -21,11 +21,13 @@ _COUNTS = (1.5, 2.5, 4.5, 8.5, 20.5)
 _TOPS = (0.3, 0.6, 0.85, 0.97, 0.9999)
 _TYPICAL_COUNTS = (1.0, 2.0, 3.5, 6.0, 13.0, 40.0)
 _CELLS = (len(_COUNTS) + 1) * (len(_TOPS) + 1)
+# From this length on a context is a passage met before, and its successors are what to copy.
+_PASSAGE = 8
 
 
 @jit
-def _read(layer, key, token):
-    """(slot, sum of weights or 1 if that is more, cell, weight of `token`); slot -1 where nothing is known."""
+def _read(layer, order, key, token):
+    """(slot, what to divide its weights by, cell, weight of `token`); slot -1 where nothing is known."""
     slot = find(layer[0], key)
     if slot < 0:
         return slot, np.float32(1.0), 0, np.float32(0.0)
@@ -39,8 +41,11 @@ def _read(layer, key, token):
             mine = weight
     if total <= 0.0:
         return np.int64(-1), np.float32(1.0), 0, np.float32(0.0)
-    # A distribution cut to its head sums to less than one, counts to more: only the latter are normalised.
-    total = max(total, np.float32(1.0))
+    # A distribution cut to its head sums to less than one, counts to more: only the latter are normalised. After a
+    # passage all are: what stood in the prompt is learned with less than its whole mass, and each step of a copy
+    # would lose the rest again.
+    if order < _PASSAGE:
+        total = max(total, np.float32(1.0))
     cell = 0
     for edge in _COUNTS:
         cell += (len(_TOPS) + 1) * int(layer[2][slot] > edge)
@@ -63,7 +68,7 @@ def blend(layers, orders, trust, keys, out_ids, out_probs):
         if key == 0:
             continue
         for n in range(len(layers)):
-            slot, total, cell, _ = _read(layers[n], key, -1)
+            slot, total, cell, _ = _read(layers[n], orders[j], key, -1)
             if slot < 0:
                 continue
             successors, weights = layers[n][3], layers[n][4]
@@ -101,7 +106,7 @@ def _reckon(layers, orders, trust, seen, contexts, chosen, least, prior):
             if key == 0:
                 continue
             for n in range(len(layers) - 1, -1, -1):
-                slot, total, cell, weight = _read(layers[n], key, chosen[r])
+                slot, total, cell, weight = _read(layers[n], orders[j], key, chosen[r])
                 if slot < 0:
                     continue
                 share = trust[n, j, cell]
