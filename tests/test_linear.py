@@ -1,4 +1,4 @@
-"""The bfloat16 kernel against float32 arithmetic, and that it leaves a model as it was."""
+"""Other ways to run bfloat16 linear layers: against float64 arithmetic, and that they leave a model as it was."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded.engines.transformers import linear
+from aded.engines.transformers.linear import swap
+from aded.engines.transformers.linear.packed import PackedLinear
+from aded.engines.transformers.linear.widening import WideningLinear
 
 
 @pytest.fixture(scope="module")
-def kernel() -> linear._Kernel:
+def kernel() -> WideningLinear:
     try:
-        return linear._Kernel()
+        return WideningLinear()
     except LookupError as error:
         pytest.skip(str(error))
 
@@ -30,7 +32,7 @@ def make(k: int, n: int, bias: bool) -> torch.nn.Linear:
     m=st.integers(1, 140), k=st.integers(1, 1200), n=st.integers(1, 130), bias=st.booleans(), seed=st.integers(0, 99)
 )
 def test_a_product_is_float32s_rounded_once(
-    kernel: linear._Kernel, m: int, k: int, n: int, bias: bool, seed: int
+    kernel: WideningLinear, m: int, k: int, n: int, bias: bool, seed: int
 ) -> None:
     torch.manual_seed(seed)
     layer, x = make(k, n, bias), torch.randn(m, k).bfloat16()
@@ -46,14 +48,14 @@ def test_a_product_is_float32s_rounded_once(
 
 @settings(max_examples=30, deadline=None)
 @given(m=st.integers(1, 90), k=st.integers(1, 1100), n=st.integers(1, 70))
-def test_a_tokens_result_does_not_depend_on_the_others(kernel: linear._Kernel, m: int, k: int, n: int) -> None:
+def test_a_tokens_result_does_not_depend_on_the_others(kernel: WideningLinear, m: int, k: int, n: int) -> None:
     layer, x = make(k, n, False), torch.randn(m, k).bfloat16()
     with torch.no_grad():
         together = kernel(layer, x)
         assert all(torch.equal(together[i : i + 1], kernel(layer, x[i : i + 1])) for i in range(m))
 
 
-def test_infinities_and_nans_come_out_as_such(kernel: linear._Kernel) -> None:
+def test_infinities_and_nans_come_out_as_such(kernel: WideningLinear) -> None:
     layer = make(8, 4, False)
     layer.weight.data.fill_(1)
     x = torch.zeros(3, 8, dtype=torch.bfloat16)
@@ -66,10 +68,10 @@ def test_infinities_and_nans_come_out_as_such(kernel: linear._Kernel) -> None:
 
 
 @pytest.fixture
-def forced(kernel: linear._Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def forced(kernel: WideningLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where the kernel pays."""
-    monkeypatch.setattr(linear, "_choose", lambda layers: kernel)
-    monkeypatch.setattr(linear, "_CHOSEN", {})
+    choice = swap._Choice(kernel, single=False)
+    monkeypatch.setattr(swap, "_choose", lambda layers: choice)
 
 
 class Model(torch.nn.Module):
@@ -81,7 +83,7 @@ class Model(torch.nn.Module):
 @pytest.mark.usefixtures("forced")
 def test_the_model_is_as_before_afterwards_also_after_an_error() -> None:
     model, x = Model(), torch.randn(3, 16).bfloat16()
-    with contextlib.suppress(KeyError), linear.fast_linear(model):
+    with contextlib.suppress(KeyError), swap.fast_linear(model):
         assert "forward" in model.a.__dict__
         assert "forward" not in model.c.__dict__, "float32 layers are not touched"
         raise KeyError
@@ -94,7 +96,7 @@ def test_another_hooks_forward_is_left_alone() -> None:
     model = Model()
     hooked = lambda x: x  # noqa: E731
     model.a.forward = hooked  # type: ignore[method-assign]
-    with linear.fast_linear(model):
+    with swap.fast_linear(model):
         assert model.a.forward is hooked
     assert model.a.forward is hooked
 
@@ -103,11 +105,11 @@ def test_another_hooks_forward_is_left_alone() -> None:
 def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = Model(), torch.randn(3, 16).bfloat16()
     calls = []
-    monkeypatch.setattr(linear._Kernel, "__call__", lambda self, layer, x: calls.append(threading.get_ident()) or x)
+    monkeypatch.setattr(WideningLinear, "__call__", lambda self, layer, x: calls.append(threading.get_ident()) or x)
     inside, leave = threading.Event(), threading.Event()
 
     def user() -> None:
-        with linear.fast_linear(model):
+        with swap.fast_linear(model):
             model.a(x)
             inside.set()
             leave.wait()
@@ -118,10 +120,56 @@ def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) ->
     with torch.no_grad():
         model.a(x)
     assert calls == [thread.ident]
-    with linear.fast_linear(model), torch.no_grad():
+    with swap.fast_linear(model), torch.no_grad():
         model.a(x)
         leave.set()
         thread.join()
         model.a(x)
     assert len(calls) == 3, "the first user's end does not take the kernel from the second"
     assert "forward" not in model.a.__dict__
+
+
+@pytest.fixture
+def packed() -> PackedLinear:
+    try:
+        return PackedLinear([])
+    except LookupError as error:
+        pytest.skip(str(error))
+
+
+@settings(max_examples=40, deadline=None)
+@given(m=st.integers(1, 140), k=st.integers(1, 600), n=st.integers(1, 130), bias=st.booleans(), seed=st.integers(0, 99))
+def test_a_packed_product_is_as_exact_as_the_plain_layers(m: int, k: int, n: int, bias: bool, seed: int) -> None:
+    try:
+        kernel = PackedLinear([])
+    except LookupError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(seed)
+    layer, x = make(k, n, bias), torch.randn(1, m, k).bfloat16()
+    with torch.no_grad():
+        got = kernel.bind(layer)(x)
+        exact = layer.double()(x.double())
+        allowed = exact.abs() * 2**-7 + x.double().abs() @ layer.weight.abs().T * 2**-22 * k**0.5 + 1e-30
+    assert got.shape == exact.shape
+    assert ((got - exact).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "replaced"])
+def test_packed_weights_follow_a_change_of_the_layer(packed: PackedLinear, change: str) -> None:
+    layer, x = make(64, 32, False), torch.randn(3, 64).bfloat16()
+    with torch.no_grad():
+        packed.bind(layer)
+        if change == "in place":
+            layer.weight.mul_(2)
+        elif change == "replaced":
+            layer.weight = torch.nn.Parameter(layer.weight * 2)
+        else:
+            layer.weight.data.mul_(2)
+        torch.testing.assert_close(packed.bind(layer)(x), layer(x))
+
+
+def test_what_would_not_fit_in_memory_is_not_packed() -> None:
+    with torch.device("meta"):
+        huge = torch.nn.Linear(2**20, 2**20, dtype=torch.bfloat16)
+    with pytest.raises(LookupError):
+        PackedLinear([huge])

@@ -8,10 +8,8 @@ not depend on how many others are computed with it.
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from time import perf_counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from llvmlite import ir
 from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["fast_linear"]
+__all__ = ["WideningLinear"]
 
 _FEATURES = 32  # output features a thread's share is a multiple of
 _TOKENS = 64  # tokens whose inputs stay in a core's cache meanwhile
@@ -128,7 +126,7 @@ def _call(typing_context, address):  # type: ignore[no-untyped-def]
 
 
 def _share(arguments):  # type: ignore[no-untyped-def]
-    """One thread's share of a product; what it needs comes as nine numbers, see `_Kernel`."""
+    """One thread's share of a product; what it needs comes as nine numbers, see `WideningLinear`."""
     m, k, n = arguments[0], arguments[1], arguments[2]
     x = carray(_pointer(arguments[3]), (m, k))
     weight = carray(_pointer(arguments[4]), (n, k))
@@ -140,7 +138,7 @@ def _share(arguments):  # type: ignore[no-untyped-def]
     _multiply(x, weight, bias, out, begin, min(end, n))
 
 
-class _Kernel:
+class WideningLinear:
     """The product on the threads torch itself uses: a second pool would fight the first for the same cores.
 
     Raises:
@@ -166,6 +164,10 @@ class _Kernel:
         self._share = cfunc(types.void(types.CPointer(types.int64)), cache=True)(_share)
         self._arguments: Callable[..., Any] = ctypes.c_int64 * 9
 
+    def bind(self, layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The layer's forward on this kernel."""
+        return partial(self, layer)
+
     def __call__(self, layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
         n, k = layer.out_features, layer.in_features
         x = x.contiguous()
@@ -175,92 +177,3 @@ class _Kernel:
         arguments = self._arguments(x.numel() // k, k, n, *addresses, *self._functions)
         self._parallel(self._share.address, ctypes.addressof(arguments), torch.get_num_threads(), 0)
         return out
-
-
-class _Forward:
-    """A linear layer's forward that runs on the kernel in threads that asked for it, but for a single token."""
-
-    def __init__(self, layer: torch.nn.Linear, kernel: _Kernel) -> None:
-        self._plain, self._layer, self._kernel = layer.forward, layer, kernel
-
-    def __call__(self, input: torch.Tensor) -> torch.Tensor:
-        # A step without a draft stays exactly the plain step; there the library is as fast.
-        if not getattr(_ACTIVE, "on", False) or input.dtype != torch.bfloat16 or input.numel() == input.shape[-1]:
-            return self._plain(input)
-        return self._kernel(self._layer, input)
-
-
-_ACTIVE = threading.local()
-_SWAP = threading.Lock()
-_USERS: dict[int, int] = {}
-_CHOSEN: dict[tuple[int, int], _Kernel | None] = {}
-
-
-def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
-    return [
-        layer
-        for layer in model.modules()
-        if type(layer) is torch.nn.Linear
-        and layer.weight.dtype == torch.bfloat16
-        and layer.weight.device.type == "cpu"
-        and layer.weight.is_contiguous()
-        and type(layer.__dict__.get("forward")) in (type(None), _Forward)  # hooks set a forward of their own
-    ]
-
-
-def _choose(layers: list[torch.nn.Linear]) -> _Kernel | None:
-    """The kernel if it is the faster one here, timed on this model's commonest shape at eight tokens."""
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return None  # the library has instructions for it: compiling ours only to lose would cost seconds
-    try:
-        kernel = _Kernel()
-    except LookupError:
-        return None
-    shapes = [tuple(layer.weight.shape) for layer in layers]
-    layer = layers[shapes.index(max(set(shapes), key=shapes.count))]
-    x = torch.zeros(8, layer.in_features, dtype=torch.bfloat16)
-
-    def fastest(call: Callable[[torch.Tensor], Any]) -> float:
-        times = []
-        for _ in range(6):
-            started = perf_counter()
-            call(x)
-            times.append(perf_counter() - started)
-        return min(times)
-
-    return kernel if fastest(lambda x: kernel(layer, x)) < fastest(layer.forward) else None
-
-
-@contextmanager
-def fast_linear(model: Any) -> Iterator[None]:
-    """Within it, and in this thread, the model's bfloat16 linear layers run on the kernel where that is faster.
-
-    Nothing changes on other devices, in other data types, and on CPUs with bfloat16 matrix instructions.
-    """
-    layers = [] if getattr(_ACTIVE, "on", False) else _layers(model)
-    if not layers:
-        yield
-        return
-    key = (layers[0].weight.data_ptr(), torch.get_num_threads())
-    if key not in _CHOSEN:
-        _CHOSEN[key] = _choose(layers)
-    kernel = _CHOSEN[key]
-    if kernel is None:
-        yield
-        return
-    with _SWAP:
-        _USERS[id(model)] = _USERS.get(id(model), 0) + 1
-        if _USERS[id(model)] == 1:
-            for layer in layers:
-                layer.forward = _Forward(layer, kernel)  # type: ignore[method-assign]
-    _ACTIVE.on = True
-    try:
-        yield
-    finally:
-        _ACTIVE.on = False
-        with _SWAP:
-            _USERS[id(model)] -= 1
-            if not _USERS[id(model)]:
-                del _USERS[id(model)]
-                for layer in layers:
-                    del layer.forward
