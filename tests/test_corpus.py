@@ -244,6 +244,12 @@ def test_blocks_hold_every_byte_of_the_files_once(tmp_path_factory, lines: list[
     assert [b.position for b in blocks] == list(range(1, len(blocks) + 1))
 
 
+def test_a_stray_zero_byte_costs_no_text(tmp_path: Path) -> None:
+    whole = b"a line of text\n" * 40_000
+    (tmp_path / "t").write_bytes(whole[:400_000] + b"\0" + whole[400_000:])
+    assert "".join(block.text for block in blocks_of_files([tmp_path / "t"])).encode() == whole
+
+
 def test_texts_are_gathered_into_blocks() -> None:
     blocks = list(blocks_of_texts(["word " * 30_000] * 5))
     assert [b.position for b in blocks] == [1, 2, 3]

@@ -53,15 +53,19 @@ def text_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def blocks_of_files(files: Sequence[Path]) -> Iterator[Block]:
-    """Files in blocks of about a quarter of a megabyte that end with lines; files with zero bytes are left out."""
+    """Files in blocks of about a quarter of a megabyte that end with lines.
+
+    A file that begins with zero bytes among others is no text and is left out; zero bytes further on are dropped.
+    """
     position = 0
     for file in files:
         with file.open("rb") as stream:
             rest = b""
             while data := stream.read(_BLOCK):
-                if b"\0" in data:  # not a text
-                    rest = b""
-                    break
+                if b"\0" in data:
+                    if stream.tell() == len(data):
+                        break  # not a text
+                    data = data.replace(b"\0", b"")
                 cut = data.rfind(b"\n") + 1
                 if not cut and len(rest) < 4 * _BLOCK:
                     rest += data
