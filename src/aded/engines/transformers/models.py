@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -138,14 +139,17 @@ def _converted(file: Path, name: str, report: Callable[[str], None]) -> Path:
 
 @contextmanager
 def _quiet(*, progress: bool = False) -> Any:
-    """Silence transformers' advice; with `progress`, keep its progress bars (on a terminal)."""
+    """Silence the libraries' advice and reports of retries; with `progress`, keep progress bars (on a terminal)."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     if not (progress and sys.stderr.isatty()):
         logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()
