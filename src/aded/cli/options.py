@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from aded.budget import CostCurve
 from aded.errors import AdedError
 
 Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
@@ -49,3 +51,17 @@ def numbers_of(text: str, option: str) -> list[int]:
     if not all(word.isdigit() for word in words):
         raise AdedError(f"{option} takes whole numbers separated by commas, not {text!r}")
     return [int(word) for word in words]
+
+
+def curve_of(text: str) -> CostCurve:
+    """A cost curve from a JSON file with its `step_cost`, or from "tokens:time" pairs separated by commas."""
+    try:
+        if Path(text).is_file():
+            cost = json.loads(Path(text).read_text())["step_cost"]
+            return CostCurve([int(size) for size in cost["tokens"]], [float(time) for time in cost["seconds"]])
+        pairs = [pair.split(":") for pair in text.split(",")]
+        return CostCurve([int(size) for size, _ in pairs], [float(time) for _, time in pairs])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise AdedError(
+            f"--curve takes a file of `aded bench --json` or pairs like 1:11,2:14.8,8:36, not {text!r} ({error})"
+        ) from error

@@ -23,6 +23,7 @@ from aded.cli.options import (
     Skip,
     Temperature,
     Threads,
+    curve_of,
     numbers_of,
     words_of,
 )
@@ -207,6 +208,55 @@ def calibration(
     Console(highlight=False).print(summary, table, sep="\n")
     if plot is not None:
         draw(found, plot)
+
+
+@app.command()
+def regret(
+    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
+    curve: Annotated[
+        list[str], typer.Option(help="Step cost: a file of `aded bench --json`, or 1:11,2:14.8,8:36; may be repeated.")
+    ],
+    drafter: Annotated[str, typer.Option(help="Who drafts.")] = "adaptive",
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
+    ] = False,
+    limit: Limit = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
+) -> None:
+    """Compare choosing each step's draft with every fixed budget, on given step costs."""
+    from aded.drafters import create
+    from aded.traces.regret import regret as run
+    from aded.traces.trace import Trace
+
+    create(drafter)
+    recorded, curves = Trace.load(trace), [curve_of(text) for text in curve]
+    recorded = Trace(recorded.sequences[:limit], recorded.about)
+    found = []
+    with progress_bar("replay") as progress:
+        for index, cost in enumerate(curves):
+            found.append(
+                run(
+                    recorded,
+                    lambda: create(drafter),
+                    cost,
+                    keep_state=keep_state,
+                    progress=lambda done, total, index=index: progress(  # type: ignore[misc]
+                        index * total + done, len(curves) * total
+                    ),
+                )
+            )
+    if as_json:
+        rows = zip(curve, found, strict=True)
+        print(json.dumps([{"curve": text, **asdict(r), "best": r.best, "ratio": r.ratio} for text, r in rows]))
+        return
+    table = _table()
+    for column in ("curve", "nodes used", "best fixed", "against it", "against plain"):
+        table.add_column(column, justify="left" if column == "curve" else "right")
+    for text, result in zip(curve, found, strict=True):
+        plain = result.chosen / result.fixed[0]
+        used, best = f"{result.nodes_used:.1f}", f"{result.best} nodes"
+        table.add_row(text, used, best, f"[bold]{result.ratio:.3f}x[/bold]", f"{plain:.2f}x")
+    Console(highlight=False).print(table)
 
 
 def _table() -> Table:

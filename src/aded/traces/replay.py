@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.budget import FixedBudget
+from aded.budget import Budget, FixedBudget
 from aded.decoding import Stats, decode
 from aded.drafters.base import Drafter, Observation
 from aded.traces.trace import Trace, TracedSequence
 from aded.tree import DraftTree
 
-__all__ = ["Result", "learn", "replay"]
+__all__ = ["Result", "decode_sequence", "learn", "replay"]
 
 MAX_DEPTH = 16
 
@@ -132,13 +132,15 @@ def _snapshot(drafter: Drafter) -> Drafter | None:
         return None
 
 
-def _decode(sequence: TracedSequence, drafter: Drafter, nodes: int, most: int | None = None) -> tuple[Stats, list[int]]:
-    """What one answer cost, and the drafted tokens each verification step accepted."""
+def decode_sequence(
+    sequence: TracedSequence, drafter: Drafter, budget: Budget, most: int | None = None
+) -> tuple[Stats, list[int]]:
+    """What one answer (its first `most` tokens) cost, and the drafted tokens each verification step accepted."""
     stats = Stats()
     steps = decode(
         _TraceEngine(sequence),
         drafter.start(sequence.prompt.tolist()),
-        budget=FixedBudget(nodes),
+        budget=budget,
         max_tokens=len(sequence.output[:most]),
         top_k=drafter.top_k,
         stats=stats,
@@ -174,13 +176,13 @@ def replay(
     snapshot = None if keep_state or warm is None else _snapshot(drafter)
     total, categories = _Tally(), dict[str, _Tally]()
     for sequence in trace.sequences[:1]:  # compiles what is not compiled yet, outside the times
-        _decode(sequence, make(), nodes, most=8)
+        decode_sequence(sequence, make(), FixedBudget(nodes), most=8)
     for done, sequence in enumerate(trace.sequences, 1):
         if not keep_state and done > 1:
             drafter = make() if snapshot is None else copy.deepcopy(snapshot)
             if snapshot is None and warm is not None:
                 learn(drafter, warm)
-        stats, accepted = _decode(sequence, drafter, nodes)
+        stats, accepted = decode_sequence(sequence, drafter, FixedBudget(nodes))
         for tally in (total, categories.setdefault(sequence.category, _Tally())):
             tally.add(stats, accepted)
         progress(done)

@@ -1,0 +1,90 @@
+"""What choosing each step's draft is worth: tokens a second on a cost curve, against fixed budgets in hindsight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from aded.budget import MAX_NODES, Budget, CostCurve, FixedBudget, MeasuredBudget
+from aded.drafters.base import Drafter
+from aded.traces.replay import decode_sequence
+from aded.traces.trace import Trace
+from aded.tree import DraftTree
+
+__all__ = ["FIXED", "Regret", "regret"]
+
+FIXED = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES)
+
+
+@dataclass(frozen=True)
+class Regret:
+    """Decoding rates on one cost curve, in tokens a second of it.
+
+    Attributes:
+        chosen: with the measured budget.
+        fixed: with each fixed budget of nodes; 0 is plain decoding.
+        nodes_used: mean nodes the measured budget verified.
+    """
+
+    chosen: float
+    fixed: dict[int, float]
+    nodes_used: float
+
+    @property
+    def best(self) -> int:
+        """The fixed budget that was best in hindsight."""
+        return max(self.fixed, key=self.fixed.__getitem__)
+
+    @property
+    def ratio(self) -> float:
+        """The measured budget's rate over the best fixed one's; below 1 is regret."""
+        return self.chosen / self.fixed[self.best]
+
+
+class _Metered(Budget):
+    """A budget whose steps are charged to a cost curve."""
+
+    def __init__(self, budget: Budget, curve: CostCurve) -> None:
+        self._budget, self._curve = budget, curve
+        self.max_nodes = budget.max_nodes
+        self.seconds = 0.0
+        self.observe = budget.observe  # type: ignore[method-assign]
+
+    def choose(self, tree: DraftTree) -> DraftTree:
+        chosen = self._budget.choose(tree)
+        self.seconds += self._curve(len(chosen) + 1)
+        return chosen
+
+
+def regret(
+    trace: Trace,
+    make: Callable[[], Drafter],
+    curve: CostCurve,
+    *,
+    fixed: Sequence[int] = FIXED,
+    keep_state: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Regret:
+    """Replay a trace with the measured budget and with fixed ones, every verification step charged to `curve`.
+
+    Prompts cost the same with any budget and are left out. `progress` is told replays done and replays in all.
+    """
+    budgets: list[Callable[[], Budget]] = [lambda: MeasuredBudget(lambda: curve)]
+    budgets += [lambda nodes=nodes: FixedBudget(nodes) for nodes in fixed]  # type: ignore[misc]
+    rates, nodes_used = [], 0.0
+    for done, budget in enumerate(budgets, 1):
+        tokens, steps, nodes, seconds = 0, 0, 0, 0.0
+        drafter = make()
+        for sequence in trace.sequences:
+            drafter = drafter if keep_state else make()
+            metered = _Metered(budget(), curve)
+            stats, _ = decode_sequence(sequence, drafter, metered)
+            tokens += stats.tokens - 1  # the first is the prompt's
+            steps += stats.steps - 1
+            nodes += stats.drafted
+            seconds += metered.seconds
+        rates.append(tokens / seconds if seconds else 0.0)
+        if done == 1:
+            nodes_used = nodes / max(steps, 1)
+        progress(done, len(budgets))
+    return Regret(rates[0], dict(zip(fixed, rates[1:], strict=True)), nodes_used)
