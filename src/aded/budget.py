@@ -21,12 +21,14 @@ class CostCurve:
     Args:
         sizes: numbers of tokens (the root counts as one), ascending from 1; past the last, its slope is continued.
         seconds: measured step time of each.
+        steady: whether repeated measurements agreed: a machine busy with something else gives no curve to keep.
 
     Raises:
         ValueError: sizes do not ascend from 1, or seconds are not as many positive numbers.
     """
 
-    def __init__(self, sizes: list[int], seconds: list[float]) -> None:
+    def __init__(self, sizes: list[int], seconds: list[float], *, steady: bool = True) -> None:
+        self.steady = steady
         if not sizes or sizes[0] != 1 or sizes != sorted(set(sizes)) or len(seconds) != len(sizes):
             raise ValueError(f"a cost curve has ascending sizes from 1 and a time for each, not {sizes} and {seconds}")
         if not all(0 < second < float("inf") for second in seconds):
@@ -50,19 +52,21 @@ class CostCurve:
         """
         sizes = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1]
         step(1)
-        seconds: list[float] = []
+        times: list[list[float]] = []
         for size in sizes:
             step(size)  # the first of a shape can compile
-            seconds.append(step(size))
-            if seconds[-1] > 16 * seconds[0] or 2 * sum(seconds) > limit_s:
+            times.append([step(size)])
+            if times[-1][0] > 16 * times[0][0] or 2 * sum(map(sum, times)) > limit_s:
                 break
-        sizes = sizes[: len(seconds)]
-        spent = 2 * sum(seconds)
+        sizes = sizes[: len(times)]
+        spent = 2 * sum(map(sum, times))
         while spent < limit_s:
-            times = [step(size) for size in sizes]
-            seconds = [min(pair) for pair in zip(seconds, times, strict=True)]
-            spent += sum(times)
-        return cls(sizes, seconds)
+            for size, taken in zip(sizes, times, strict=True):
+                taken.append(step(size))
+                spent += taken[-1]
+        best = [sorted(taken)[:2] for taken in times]
+        steady = all(len(pair) == 2 and pair[1] < 1.15 * pair[0] for pair in best)
+        return cls(sizes, [pair[0] for pair in best], steady=steady)
 
     def __call__(self, tokens: int) -> float:
         """Seconds for a step of `tokens` tokens (1 to MAX_NODES + 1)."""

@@ -16,7 +16,14 @@ from safetensors import SafetensorError, safe_open
 
 from aded.errors import AdedError
 
-__all__ = ["FileKind", "digest", "replace"]
+__all__ = ["FileKind", "cache_folder", "digest", "replace"]
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $ADED_CACHE, or `aded` in the user's cache folder."""
+    if chosen := os.environ.get("ADED_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aded"
 
 
 def digest(data: bytes) -> str:

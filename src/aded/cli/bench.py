@@ -62,7 +62,7 @@ def bench(
     from aded.bench.environment import environment
     from aded.bench.live import Run, measure
     from aded.bench.summary import as_rows, summarise
-    from aded.engines.transformers.entry import cost_curve
+    from aded.engines.transformers.costs import cost_curve
     from aded.engines.transformers.models import load
     from aded.traces import read_prompts
 

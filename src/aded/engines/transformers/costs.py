@@ -1,0 +1,112 @@
+"""What a verification step costs on this machine: measured once for a model, kept on disk, measured anew on request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import weakref
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import transformers
+from transformers.cache_utils import DynamicCache
+
+from aded.budget import CostCurve
+from aded.engines.transformers import cache as kv
+from aded.engines.transformers.linear import fast_linear
+from aded.files import cache_folder, digest, replace
+
+__all__ = ["cost_curve"]
+
+_FORMAT = "aded-step-cost-1"
+_CURVES: weakref.WeakKeyDictionary[Any, dict[str, CostCurve]] = weakref.WeakKeyDictionary()
+
+
+def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCurve:
+    """Step times of this model on this machine after `length` tokens (at most 128 count).
+
+    A model loaded from somewhere keeps its curve in the cache folder, by all that step times depend on: model, data
+    type, device, threads, attention and library versions; unless measurements disagreed because the machine was busy. A
+    model made in memory is measured once a process.
+
+    Args:
+        renew: measure again, whatever is known.
+    """
+    key = _conditions(model)
+    known = _CURVES.setdefault(model, {})
+    if key in known and not renew:
+        return known[key]
+    name = getattr(model, "name_or_path", "")
+    file = cache_folder() / "costs" / f"{digest(key.encode())}.json" if name else None
+    curve = None if renew or file is None else _read(file, key)
+    if curve is None:
+        curve = _measure(model, length)
+        if file is not None and curve.steady:
+            text = json.dumps({"format": _FORMAT, "of": key, "tokens": curve.sizes, "seconds": curve.seconds})
+            with contextlib.suppress(OSError):  # where nothing can be kept, the next process measures again
+                replace(file, text.encode())
+    known[key] = curve
+    return curve
+
+
+def _conditions(model: Any) -> str:
+    """All that step times depend on, as far as it can be told."""
+    device = model.device
+    conditions = {
+        "model": getattr(model, "name_or_path", ""),
+        "config": digest(model.config.to_json_string().encode()),
+        "dtype": str(model.dtype),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
+        "threads": torch.get_num_threads(),
+        "attention": model.config.get_text_config(decoder=True)._attn_implementation,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    return json.dumps(conditions, sort_keys=True)
+
+
+def _processor() -> str:
+    """The processor's name, and what torch makes of it: virtual machines of one name differ in their instructions."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name} {torch.backends.cpu.get_cpu_capability()} {torch.ops.mkldnn._is_mkldnn_bf16_supported()}"
+
+
+def _read(file: Path, key: str) -> CostCurve | None:
+    """The curve kept in `file`; None if there is none that can be used, which costs a measurement and nothing more."""
+    try:
+        kept = json.loads(file.read_text())
+        if kept["format"] != _FORMAT or kept["of"] != key:
+            return None
+        return CostCurve([int(size) for size in kept["tokens"]], [float(second) for second in kept["seconds"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@torch.no_grad()
+def _measure(model: Any, length: int) -> CostCurve:
+    length = max(1, min(length, 128))
+    token = torch.ones(1, 65, dtype=torch.long, device=model.device)
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+
+    def step(tokens: int) -> float:
+        wait()
+        started = perf_counter()
+        logits = model(input_ids=token[:, :tokens], past_key_values=cache, use_cache=True).logits
+        logits[0].float().topk(8)
+        wait()
+        seconds = perf_counter() - started
+        kv.keep(cache, tokens, [])
+        return seconds
+
+    with fast_linear(model):
+        model(input_ids=token[:, :1].expand(1, length), past_key_values=cache, use_cache=True)
+        kv.check(cache)
+        kv.prepare(cache)
+        return CostCurve.measure(step)
