@@ -54,7 +54,7 @@ def numbers_of(text: str, option: str) -> list[int]:
 
 
 def curve_of(text: str) -> CostCurve:
-    """A cost curve from a JSON file with its `step_cost`, or from "tokens:time" pairs separated by commas."""
+    """A cost curve from a JSON file of `calibrate` or `bench`, or from "tokens:time" pairs separated by commas."""
     try:
         if Path(text).is_file():
             cost = json.loads(Path(text).read_text())["step_cost"]
@@ -63,5 +63,5 @@ def curve_of(text: str) -> CostCurve:
         return CostCurve([int(size) for size, _ in pairs], [float(time) for _, time in pairs])
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise AdedError(
-            f"--curve takes a file of `aded bench --json` or pairs like 1:11,2:14.8,8:36, not {text!r} ({error})"
+            f"--curve takes a file of `aded calibrate --json` or pairs like 1:11,2:14.8,8:36, not {text!r} ({error})"
         ) from error

@@ -214,7 +214,7 @@ def calibration(
 def regret(
     trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
     curve: Annotated[
-        list[str], typer.Option(help="Step cost: a file of `aded bench --json`, or 1:11,2:14.8,8:36; may be repeated.")
+        list[str], typer.Option(help="A file of `aded calibrate --json`, or 1:11,2:14.8,8:36; may be repeated.")
     ],
     drafter: Annotated[str, typer.Option(help="Who drafts.")] = "adaptive",
     keep_state: Annotated[
