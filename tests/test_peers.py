@@ -56,6 +56,16 @@ def test_the_authors_code_drafts_from_a_corpus() -> None:
     assert 4 in session.draft(12).children(-1)
 
 
+def test_the_authors_code_survives_a_budget_of_one() -> None:
+    drafter = make("draftretriever")
+    session = drafter.start([0, 1, 2, 0, 0, 9, 0, 2, 0, 0, 0, 0, 5, 7, 0])
+    for text in ([7, 0, 0, 8, 2, 0, 2, 8, 8, 0, 7, 0, 0, 0, 0], [5, 0, 0, 6, 0, 8, 4, 0, 5, 0, 7, 8, 0, 3], [0, 0, 0]):
+        assert len(session.draft(1)) <= 1
+        session.observe(Observation(text))
+    drafter.build([[1, 2, 3]])
+    assert len(session.draft(1)) <= 1
+
+
 def test_frequency_and_recency_choose_what_they_say() -> None:
     text = [1, 2, 3, 1, 2, 3, 1, 2, 4, 1, 2]
     often = create_drafter("ngram-trie-frequency").start(text).draft(1)

@@ -32,11 +32,13 @@ class AuthorsDrafter:
         except ModuleNotFoundError as error:
             raise UnknownDrafterError("the drafter draftretriever needs: pip install draftretriever==0.1.1") from error
         self.window = window
+        self.reader: Any = None
         self.build([[0, 0, 0]])
 
     def build(self, texts: Sequence[Sequence[int]]) -> None:
         """Make the corpus index from token sequences; what was learned since the last one is lost."""
-        self._folder = tempfile.TemporaryDirectory()  # the reader opens the index as long as it lives
+        self.reader = None  # a reader removes its index when it goes, so it must go before the folder does
+        self._folder = tempfile.TemporaryDirectory()
         index = str(Path(self._folder.name) / "index")
         writer = self._package.Writer(index, vocab_size=1 << 16)
         for text in texts:
@@ -56,7 +58,8 @@ class _Session:
     def draft(self, max_nodes: int) -> DraftTree:
         if max_nodes < 1 or len(self._tokens) < 2:  # it aborts the process without a pair to look up
             return DraftTree.empty()
-        found = self._drafter.reader.search(self._tokens.view(self._drafter.window).tolist(), choices=max_nodes)
+        choices = max(max_nodes, 2)  # it aborts the process if asked for one
+        found = self._drafter.reader.search(self._tokens.view(self._drafter.window).tolist(), choices=choices)
         paths = [[token for token in path if token >= 0] for path in found[0]]
         return tree_of_paths(sorted(paths), max_nodes)  # they come in the order of a hash set
 
