@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -99,7 +101,16 @@ def _begin(description: str) -> None:
     global _tokenizer
     from tokenizers import Tokenizer
 
+    Thread(target=_end_with_parent, daemon=True).start()
     _tokenizer = Tokenizer.from_str(description)
+
+
+def _end_with_parent() -> None:
+    # A parent that was killed tells nobody: its pool's processes would wait for work for ever.
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _tokens(text: str) -> NDArray[np.int32]:
