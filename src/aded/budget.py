@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,15 @@ class CostCurve:
         steady = all(len(pair) == 2 and pair[1] < 1.15 * pair[0] for pair in best)
         return cls(sizes, [pair[0] for pair in best], steady=steady)
 
+    @classmethod
+    def from_json(cls, cost: dict[str, list[Any]]) -> CostCurve:
+        """The curve `to_json` described."""
+        return cls([int(size) for size in cost["tokens"]], [float(second) for second in cost["seconds"]])
+
+    def to_json(self) -> dict[str, list[Any]]:
+        """The measurements, as they stand in files and reports."""
+        return {"tokens": self.sizes, "seconds": self.seconds}
+
     def __call__(self, tokens: int) -> float:
         """Seconds for a step of `tokens` tokens (1 to MAX_NODES + 1)."""
         return float(self._curve[tokens - 1])
@@ -103,9 +113,9 @@ class MeasuredBudget(Budget):
     A node is accepted exactly if its whole path is, so a step that verifies the k likeliest nodes emits on average
     1 + a * sum(p_1..p_k) tokens, p the drafter's path probabilities and a their calibration: accepted over predicted,
     learned while decoding. It takes cost(k + 1) seconds, so k maximises (1 + a * sum p) / cost(k + 1); k = 0 is a plain
-    step, which drafting time on top does not change. Since p only falls with k, that is to add a node while its gain
-    a * p_k over its marginal cost is above the rate reached so far. Drafts are made at every step, whatever was chosen
-    before, so that text that turns predictable is noticed at once.
+    step. On a convex curve, as p only falls with k, that is to add a node while its gain a * p_k over its marginal cost
+    is above the rate reached so far; every k is looked at, since measured curves dip. Drafts are made at every step,
+    whatever was chosen before, so that text that turns predictable is noticed at once.
 
     Weighing a node against the long-run rate instead (Dinkelbach's rule for a ratio of sums) would be optimal if
     probabilities were exact; replayed on recorded traces it was no better (`aded trace regret` compares with fixed

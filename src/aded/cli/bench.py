@@ -104,7 +104,7 @@ def bench(
                 runs.extend(group)
                 save()
         curve = cost_curve(loaded.model)
-        report["step_cost"] = {"tokens": curve.sizes, "seconds": curve.seconds}
+        report["step_cost"] = curve.to_json()
         if as_html is not None:
             from aded.bench.offline import mat_by_nodes
 

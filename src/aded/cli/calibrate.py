@@ -6,11 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
-from aded.cli.options import Dtype, Model, Threads
+from aded.cli.options import Dtype, Model, Threads, plain_table
 
 __all__ = ["calibrate"]
 
@@ -33,9 +31,9 @@ def calibrate(
     loaded = load(model, dtype=dtype, report=lambda text: notes.print(f"[dim]{text}[/dim]"))
     curve = cost_curve(loaded.model, renew=True)
     if as_json:
-        print(json.dumps({"model": loaded.name, "step_cost": {"tokens": curve.sizes, "seconds": curve.seconds}}))
+        print(json.dumps({"model": loaded.name, "step_cost": curve.to_json()}))
         return
-    table = Table(box=SIMPLE, show_edge=False, padding=(0, 1))
+    table = plain_table()
     for column in ("tokens in a step", "ms", "against one", "must accept to pay"):
         table.add_column(column, justify="right")
     for size, seconds in zip(curve.sizes, curve.seconds, strict=True):

@@ -1,4 +1,4 @@
-"""Options several commands share, and how what they give is read."""
+"""What several commands share: options, how what they give is read, and the look of a table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
+from rich.table import Table
 
 from aded.budget import CostCurve
 from aded.errors import AdedError
@@ -26,6 +28,11 @@ ShowDrafts = Annotated[bool, typer.Option("--show-drafts", help="Colour the toke
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")]
 PerCategory = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts of each category.")]
 Skip = Annotated[int, typer.Option(min=0, help="Leave out the first so many prompts of each category.")]
+
+
+def plain_table() -> Table:
+    """The look of the commands' tables."""
+    return Table(box=SIMPLE, show_edge=False, padding=(0, 1))
 
 
 def nodes_of(text: str) -> Any:
@@ -57,8 +64,7 @@ def curve_of(text: str) -> CostCurve:
     """A cost curve from a JSON file of `calibrate` or `bench`, or from "tokens:time" pairs separated by commas."""
     try:
         if Path(text).is_file():
-            cost = json.loads(Path(text).read_text())["step_cost"]
-            return CostCurve([int(size) for size in cost["tokens"]], [float(time) for time in cost["seconds"]])
+            return CostCurve.from_json(json.loads(Path(text).read_text())["step_cost"])
         pairs = [pair.split(":") for pair in text.split(",")]
         return CostCurve([int(size) for size, _ in pairs], [float(time) for _, time in pairs])
     except (ValueError, KeyError, TypeError, OSError) as error:

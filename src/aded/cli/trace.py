@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +24,7 @@ from aded.cli.options import (
     Threads,
     curve_of,
     numbers_of,
+    plain_table,
     words_of,
 )
 from aded.cli.progress import progress_bar
@@ -143,7 +143,7 @@ def replay(
     if as_json:
         print(json.dumps([asdict(result) for result in results]))
         return
-    table = _table()
+    table = plain_table()
     for column in ("drafter", "nodes", "MAT", "nodes used", "draft ms", "learn ms", "state MB"):
         table.add_column(column, justify="left" if column == "drafter" else "right", no_wrap=True)
     for result in results:
@@ -198,7 +198,7 @@ def calibration(
     if plot is not None:
         from aded.bench.calibration_plot import draw  # a missing package is known before the work begins
     found = calibrate(Trace.load(trace), lambda: create(drafter), nodes, keep_state=keep_state)
-    table = _table()
+    table = plain_table()
     for column in ("predicted", "accepted", "nodes"):
         table.add_column(column, justify="right")
     for predicted, measured, count in zip(found.predicted, found.measured, found.nodes, strict=True):
@@ -249,7 +249,7 @@ def regret(
         rows = zip(curve, found, strict=True)
         print(json.dumps([{"curve": text, **asdict(r), "best": r.best, "ratio": r.ratio} for text, r in rows]))
         return
-    table = _table()
+    table = plain_table()
     for column in ("curve", "nodes used", "best fixed", "against it", "against plain"):
         table.add_column(column, justify="left" if column == "curve" else "right")
     for text, result in zip(curve, found, strict=True):
@@ -259,14 +259,10 @@ def regret(
     Console(highlight=False).print(table)
 
 
-def _table() -> Table:
-    return Table(box=SIMPLE, show_edge=False, padding=(0, 1))
-
-
 def _by_category(results: list[Any]) -> Table:
     """MAT of each category at the largest budget of each drafter."""
     largest = {result.drafter: result for result in sorted(results, key=lambda r: r.nodes)}
-    table = _table()
+    table = plain_table()
     table.add_column("category", no_wrap=True)
     for name in largest:
         table.add_column(name, justify="right")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import platform
 import weakref
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -45,7 +46,7 @@ def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCur
     if curve is None:
         curve = _measure(model, length)
         if file is not None and curve.steady:
-            text = json.dumps({"format": _FORMAT, "of": key, "tokens": curve.sizes, "seconds": curve.seconds})
+            text = json.dumps({"format": _FORMAT, "of": key, **curve.to_json()})
             with contextlib.suppress(OSError):  # where nothing can be kept, the next process measures again
                 replace(file, text.encode())
     known[key] = curve
@@ -68,6 +69,7 @@ def _conditions(model: Any) -> str:
     return json.dumps(conditions, sort_keys=True)
 
 
+@cache
 def _processor() -> str:
     """The processor's name, and what torch makes of it: virtual machines of one name differ in their instructions."""
     name = platform.processor() or platform.machine()
@@ -83,7 +85,7 @@ def _read(file: Path, key: str) -> CostCurve | None:
         kept = json.loads(file.read_text())
         if kept["format"] != _FORMAT or kept["of"] != key:
             return None
-        return CostCurve([int(size) for size in kept["tokens"]], [float(second) for second in kept["seconds"]])
+        return CostCurve.from_json(kept)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -92,21 +94,21 @@ def _read(file: Path, key: str) -> CostCurve | None:
 def _measure(model: Any, length: int) -> CostCurve:
     length = max(1, min(length, 128))
     token = torch.ones(1, 65, dtype=torch.long, device=model.device)
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    past = DynamicCache(config=model.config.get_text_config(decoder=True))
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
     def step(tokens: int) -> float:
         wait()
         started = perf_counter()
-        logits = model(input_ids=token[:, :tokens], past_key_values=cache, use_cache=True).logits
+        logits = model(input_ids=token[:, :tokens], past_key_values=past, use_cache=True).logits
         logits[0].float().topk(8)
         wait()
         seconds = perf_counter() - started
-        kv.keep(cache, tokens, [])
+        kv.keep(past, tokens, [])
         return seconds
 
     with fast_linear(model):
-        model(input_ids=token[:, :1].expand(1, length), past_key_values=cache, use_cache=True)
-        kv.check(cache)
-        kv.prepare(cache)
+        model(input_ids=token[:, :1].expand(1, length), past_key_values=past, use_cache=True)
+        kv.check(past)
+        kv.prepare(past)
         return CostCurve.measure(step)
