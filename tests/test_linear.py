@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,16 +13,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded.engines.transformers.linear import swap
+from aded.engines.transformers.linear.dotting import DottingLinear
 from aded.engines.transformers.linear.packed import PackedLinear
 from aded.engines.transformers.linear.widening import WideningLinear
 
+Bound = Callable[[torch.Tensor], torch.Tensor]
 
-@pytest.fixture(scope="module")
-def kernel() -> WideningLinear:
+
+def skip_unless(make: Callable[[], Any]) -> Any:
     try:
-        return WideningLinear()
+        return make()
     except LookupError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def widening() -> WideningLinear:
+    return skip_unless(WideningLinear)
+
+
+@pytest.fixture(scope="module", params=["dotting", "widening"])
+def own(request: pytest.FixtureRequest) -> Callable[[torch.nn.Linear], Bound]:
+    """Binds a layer to a kernel of ours."""
+    if request.param == "widening":
+        return lambda layer: skip_unless(WideningLinear).bind(layer)
+    return lambda layer: skip_unless(lambda: DottingLinear([layer])).bind(layer)
+
+
+@pytest.fixture(scope="module", params=[DottingLinear, PackedLinear])
+def copying(request: pytest.FixtureRequest) -> Any:
+    """A kernel that keeps the weights in an order of its own."""
+    return skip_unless(lambda: request.param([]))
 
 
 def make(k: int, n: int, bias: bool) -> torch.nn.Linear:
@@ -32,12 +55,12 @@ def make(k: int, n: int, bias: bool) -> torch.nn.Linear:
     m=st.integers(1, 140), k=st.integers(1, 1200), n=st.integers(1, 130), bias=st.booleans(), seed=st.integers(0, 99)
 )
 def test_a_product_is_float32s_rounded_once(
-    kernel: WideningLinear, m: int, k: int, n: int, bias: bool, seed: int
+    own: Callable[[torch.nn.Linear], Bound], m: int, k: int, n: int, bias: bool, seed: int
 ) -> None:
     torch.manual_seed(seed)
     layer, x = make(k, n, bias), torch.randn(m, k).bfloat16()
     with torch.no_grad():
-        got = kernel(layer, x).float()
+        got = own(layer)(x).float()
         exact = torch.nn.functional.linear(
             x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double()
         )
@@ -47,30 +70,33 @@ def test_a_product_is_float32s_rounded_once(
 
 
 @settings(max_examples=30, deadline=None)
-@given(m=st.integers(1, 90), k=st.integers(1, 1100), n=st.integers(1, 70))
-def test_a_tokens_result_does_not_depend_on_the_others(kernel: WideningLinear, m: int, k: int, n: int) -> None:
-    layer, x = make(k, n, False), torch.randn(m, k).bfloat16()
+@given(m=st.integers(1, 90), k=st.integers(1, 550), n=st.integers(1, 70))
+def test_a_tokens_result_does_not_depend_on_the_others(
+    own: Callable[[torch.nn.Linear], Bound], m: int, k: int, n: int
+) -> None:
+    layer, x = make(2 * k, n, False), torch.randn(m, 2 * k).bfloat16()
+    kernel = own(layer)
     with torch.no_grad():
-        together = kernel(layer, x)
-        assert all(torch.equal(together[i : i + 1], kernel(layer, x[i : i + 1])) for i in range(m))
+        together = kernel(x)
+        assert all(torch.equal(together[i : i + 1], kernel(x[i : i + 1])) for i in range(m))
 
 
-def test_infinities_and_nans_come_out_as_such(kernel: WideningLinear) -> None:
+def test_infinities_and_nans_come_out_as_such(own: Callable[[torch.nn.Linear], Bound]) -> None:
     layer = make(8, 4, False)
     layer.weight.data.fill_(1)
     x = torch.zeros(3, 8, dtype=torch.bfloat16)
     x[0, 0], x[1, 0] = float("inf"), float("nan")
     with torch.no_grad():
-        out = kernel(layer, x)
+        out = own(layer)(x)
     assert out[0].isinf().all()
     assert out[1].isnan().all()
     assert (out[2] == 0).all()
 
 
 @pytest.fixture
-def forced(kernel: WideningLinear, monkeypatch: pytest.MonkeyPatch) -> None:
+def forced(widening: WideningLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where the kernel pays."""
-    choice = swap._Choice(kernel, single=False)
+    choice = swap._Choice(widening, single=False)
     monkeypatch.setattr(swap, "_choose", lambda layers: choice)
 
 
@@ -105,7 +131,7 @@ def test_another_hooks_forward_is_left_alone() -> None:
 def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = Model(), torch.randn(3, 16).bfloat16()
     calls = []
-    monkeypatch.setattr(WideningLinear, "__call__", lambda self, layer, x: calls.append(threading.get_ident()) or x)
+    monkeypatch.setattr(WideningLinear, "_forward", lambda self, layer, x: calls.append(threading.get_ident()) or x)
     inside, leave = threading.Event(), threading.Event()
 
     def user() -> None:
@@ -129,21 +155,10 @@ def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) ->
     assert "forward" not in model.a.__dict__
 
 
-@pytest.fixture
-def packed() -> PackedLinear:
-    try:
-        return PackedLinear([])
-    except LookupError as error:
-        pytest.skip(str(error))
-
-
 @settings(max_examples=40, deadline=None)
 @given(m=st.integers(1, 140), k=st.integers(1, 600), n=st.integers(1, 130), bias=st.booleans(), seed=st.integers(0, 99))
 def test_a_packed_product_is_as_exact_as_the_plain_layers(m: int, k: int, n: int, bias: bool, seed: int) -> None:
-    try:
-        kernel = PackedLinear([])
-    except LookupError as error:
-        pytest.skip(str(error))
+    kernel = skip_unless(lambda: PackedLinear([]))
     torch.manual_seed(seed)
     layer, x = make(k, n, bias), torch.randn(1, m, k).bfloat16()
     with torch.no_grad():
@@ -155,21 +170,22 @@ def test_a_packed_product_is_as_exact_as_the_plain_layers(m: int, k: int, n: int
 
 
 @pytest.mark.parametrize("change", ["in place", "behind autograd's back", "replaced"])
-def test_packed_weights_follow_a_change_of_the_layer(packed: PackedLinear, change: str) -> None:
+def test_copied_weights_follow_a_change_of_the_layer(copying: Any, change: str) -> None:
     layer, x = make(64, 32, False), torch.randn(3, 64).bfloat16()
     with torch.no_grad():
-        packed.bind(layer)
+        copying.bind(layer)
         if change == "in place":
             layer.weight.mul_(2)
         elif change == "replaced":
             layer.weight = torch.nn.Parameter(layer.weight * 2)
         else:
             layer.weight.data.mul_(2)
-        torch.testing.assert_close(packed.bind(layer)(x), layer(x))
+        torch.testing.assert_close(copying.bind(layer)(x), layer(x))
 
 
-def test_what_would_not_fit_in_memory_is_not_packed() -> None:
+@pytest.mark.parametrize("kernel", [DottingLinear, PackedLinear])
+def test_what_would_not_fit_in_memory_is_not_copied(kernel: Any) -> None:
     with torch.device("meta"):
         huge = torch.nn.Linear(2**20, 2**20, dtype=torch.bfloat16)
     with pytest.raises(LookupError):
-        PackedLinear([huge])
+        kernel([huge])

@@ -22,7 +22,7 @@ from aded.files import cache_folder, digest, replace
 
 __all__ = ["cost_curve"]
 
-_FORMAT = "aded-step-cost-1"
+_FORMAT = "aded-step-cost-2"
 _CURVES: weakref.WeakKeyDictionary[Any, dict[str, CostCurve]] = weakref.WeakKeyDictionary()
 
 

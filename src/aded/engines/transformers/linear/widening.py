@@ -7,17 +7,14 @@ not depend on how many others are computed with it.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
-import threadpoolctl
 import torch
-from llvmlite import ir
-from numba import carray, cfunc, njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
+
+from aded.engines.transformers.linear.openmp import Parallel, call, pointer
 
 __all__ = ["WideningLinear"]
 
@@ -25,9 +22,6 @@ _FEATURES = 32  # output features a thread's share is a multiple of
 _TOKENS = 64  # tokens whose inputs stay in a core's cache meanwhile
 _INPUTS = 512  # inputs of four features, widened to float32, that fit the nearest cache
 _FASTMATH = {"reassoc", "contract", "nsz"}
-
-# Any: called in compiled code, without the typing context a type checker sees.
-_compile_time: Any = intrinsic
 
 
 @njit(cache=True, inline="always")
@@ -104,76 +98,37 @@ def _multiply(x, weight, bias, out, begin, end):  # type: ignore[no-untyped-def]
                     out[chunk + i, first + r] = _narrow(total)
 
 
-@_compile_time
-def _pointer(typing_context, address):  # type: ignore[no-untyped-def]
-    """An address as a pointer to 16-bit words."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(types.uint16)(types.int64), generate
-
-
-@_compile_time
-def _call(typing_context, address):  # type: ignore[no-untyped-def]
-    """The result of the C function `int f(void)` at an address."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        function = ir.FunctionType(ir.IntType(32), [])
-        return builder.call(builder.inttoptr(arguments[0], function.as_pointer()), [])
-
-    return types.int32(types.int64), generate
-
-
 def _share(arguments):  # type: ignore[no-untyped-def]
     """One thread's share of a product; what it needs comes as nine numbers, see `WideningLinear`."""
     m, k, n = arguments[0], arguments[1], arguments[2]
-    x = carray(_pointer(arguments[3]), (m, k))
-    weight = carray(_pointer(arguments[4]), (n, k))
-    bias = carray(_pointer(arguments[5]), (n if arguments[5] else 0,))
-    out = carray(_pointer(arguments[6]), (m, n))
-    thread, threads = _call(arguments[7]), _call(arguments[8])
+    x = carray(pointer(arguments[3]), (m, k))
+    weight = carray(pointer(arguments[4]), (n, k))
+    bias = carray(pointer(arguments[5]), (n if arguments[5] else 0,))
+    out = carray(pointer(arguments[6]), (m, n))
+    thread, threads = call(arguments[7]), call(arguments[8])
     blocks = (n + _FEATURES - 1) // _FEATURES
     begin, end = blocks * thread // threads * _FEATURES, blocks * (thread + 1) // threads * _FEATURES
     _multiply(x, weight, bias, out, begin, min(end, n))
 
 
 class WideningLinear:
-    """The product on the threads torch itself uses: a second pool would fight the first for the same cores.
+    """The product on the weights as they lie.
 
     Raises:
         LookupError: torch's thread pool cannot be found here.
     """
 
     def __init__(self) -> None:
-        pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "openmp"]
-        for pool in pools:
-            library = ctypes.CDLL(pool["filepath"])
-            if "torch" in pool["filepath"] or len(pools) == 1:
-                break
-        else:
-            raise LookupError("no OpenMP runtime of torch's")
-        try:
-            self._parallel = library.GOMP_parallel
-            functions = (library.omp_get_thread_num, library.omp_get_num_threads)
-        except AttributeError as error:
-            raise LookupError("torch's OpenMP runtime has no GOMP_parallel") from error
-        self._parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        self._parallel.restype = None
-        self._functions = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
-        self._share = cfunc(types.void(types.CPointer(types.int64)), cache=True)(_share)
-        self._arguments: Callable[..., Any] = ctypes.c_int64 * 9
+        self._run = Parallel(_share, 7)
 
     def bind(self, layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
         """The layer's forward on this kernel."""
-        return partial(self, layer)
+        return partial(self._forward, layer)
 
-    def __call__(self, layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    def _forward(self, layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
         n, k = layer.out_features, layer.in_features
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], n)
         bias = 0 if layer.bias is None else layer.bias.data_ptr()
-        addresses = (x.data_ptr(), layer.weight.data_ptr(), bias, out.data_ptr())
-        arguments = self._arguments(x.numel() // k, k, n, *addresses, *self._functions)
-        self._parallel(self._share.address, ctypes.addressof(arguments), torch.get_num_threads(), 0)
+        self._run(x.numel() // k, k, n, x.data_ptr(), layer.weight.data_ptr(), bias, out.data_ptr())
         return out
