@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aded import DraftTree
-from aded.budget import MAX_NODES, CostCurve, MeasuredBudget
+from aded.budget import MAX_NODES, CostCurve, MeasuredBudget, _Fit
 
 LIKELY = DraftTree.chain([1, 2, 3, 4], np.log(np.array([0.9, 0.8, 0.7, 0.6], np.float32)).tolist())
 
@@ -15,28 +15,88 @@ def curve(slope: float) -> CostCurve:
 
 
 def test_free_nodes_are_all_verified_and_dear_ones_never() -> None:
-    assert len(MeasuredBudget(lambda: curve(0.0)).choose(LIKELY)) == 4
-    assert len(MeasuredBudget(lambda: curve(2.0)).choose(LIKELY)) == 0
+    assert len(MeasuredBudget(lambda: curve(0.0)).choose([LIKELY])[0]) == 4
+    assert len(MeasuredBudget(lambda: curve(2.0)).choose([LIKELY])[0]) == 0
 
 
 @given(st.floats(0, 2), st.lists(st.floats(-6, 0, width=32), max_size=20))
 def test_the_chosen_tree_has_the_best_expected_rate(slope: float, steps: list[float]) -> None:
     tree = DraftTree.build(range(len(steps)), [-1] * len(steps), sorted(steps, reverse=True))
     costs = curve(slope)
-    chosen = len(MeasuredBudget(lambda: costs).choose(tree))
+    chosen = len(MeasuredBudget(lambda: costs).choose([tree])[0])
     rates = [(1 + np.exp(tree.log_probs[:k]).sum()) / costs(k + 1) for k in range(len(steps) + 1)]
     assert rates[chosen] >= max(rates) - 1e-5
 
 
 def test_drafts_that_keep_failing_are_given_up_and_good_ones_taken_up_again() -> None:
     budget = MeasuredBudget(lambda: curve(0.3))
-    assert len(budget.choose(LIKELY)) > 0
+    assert len(budget.choose([LIKELY])[0]) > 0
     for _ in range(300):
         budget.observe(LIKELY, 0)
-    assert len(budget.choose(LIKELY)) == 0
+    assert len(budget.choose([LIKELY])[0]) == 0
     for _ in range(300):
         budget.observe(LIKELY, 4)
-    assert len(budget.choose(LIKELY)) == 4
+    assert len(budget.choose([LIKELY])[0]) == 4
+
+
+def test_where_nothing_pays_drafts_become_rare_but_do_not_end() -> None:
+    budget = MeasuredBudget(lambda: curve(2.0))
+
+    def step(tree: DraftTree) -> bool:
+        drafted = budget.max_nodes > 0
+        chosen = budget.choose([tree if drafted else DraftTree.empty()])
+        budget.timed(chosen, 1.0, 0.1 * drafted)
+        return drafted
+
+    drafted = [step(LIKELY) for _ in range(400)]
+    assert all(drafted[:4])
+    assert sum(drafted[-200:]) <= 200 / 10
+    assert sum(drafted[-32:]) >= 1
+
+
+@given(st.lists(st.lists(st.floats(-4, 0, width=32), max_size=6), min_size=1, max_size=5), st.floats(0, 1))
+def test_a_batch_gets_the_width_with_the_best_expected_rate(rows: list[list[float]], slope: float) -> None:
+    trees = [DraftTree.build(range(len(row)), [-1] * len(row), sorted(row, reverse=True)) for row in rows]
+    costs = CostCurve([1, MAX_NODES + 1], [1.0, 1.0 + slope * MAX_NODES], rows=len(rows))
+    chosen = MeasuredBudget(lambda: costs).choose(trees)
+    width = max(map(len, chosen))
+    assert all(len(small) == min(width, len(tree)) for small, tree in zip(chosen, trees, strict=True))
+
+    cost = costs.at(np.arange(1, 8), rows=len(rows))
+
+    def rate(k: int) -> float:
+        return float(sum(1 + np.exp(tree.log_probs[:k]).sum() for tree in trees)) / cost[k]
+
+    assert rate(width) >= max(map(rate, range(7))) * (1 - 1e-6)
+
+
+@given(st.floats(0.5, 2.5), st.floats(0, 0.5), st.integers(0, 99))
+def test_predicted_step_times_follow_what_steps_take(factor: float, more: float, seed: int) -> None:
+    """Steps slower and longer than measured: after a hundred of different sizes, all sizes are predicted well."""
+    fit, draw = _Fit(), np.random.default_rng(seed)
+    costs = curve(0.1)
+    for tokens in draw.integers(1, 32, 100):
+        fit.learn(costs(int(tokens)), factor * costs(int(tokens)) + more)
+    sizes = np.array([1, 8, 31])
+    expected = factor * costs.at(sizes) + more
+    assert np.allclose(fit(costs.at(sizes)), expected, rtol=0.15)
+
+
+def test_a_step_that_was_interrupted_hardly_moves_the_prediction() -> None:
+    fit = _Fit()
+    for _ in range(50):
+        fit.learn(1.0, 1.0)
+    fit.learn(1.0, 100.0)
+    assert fit(np.array([1.0]))[0] < 1.2
+
+
+def test_rows_that_ended_and_longer_caches_change_the_cost() -> None:
+    costs = CostCurve([1, 65], [1.0, 65.0], rows=4, length=100, per_entry=(0.01, 0.001))
+    sizes = np.array([8])
+    assert costs.at(sizes, rows=4)[0] == 8
+    assert costs.at(sizes, rows=2)[0] == 4
+    assert np.isclose(costs.at(sizes, rows=4, length=200)[0], 8 + 100 * (0.01 + 8 * 0.001))
+    assert CostCurve.from_json(costs.to_json()).at(sizes, rows=3, length=300) == costs.at(sizes, rows=3, length=300)
 
 
 def test_measuring_covers_every_size_and_stops_when_time_is_up() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,20 +20,35 @@ class CostCurve:
     """Seconds one verification step takes against the tokens in it, interpolated between measurements.
 
     Args:
-        sizes: numbers of tokens (the root counts as one), ascending from 1; past the last, its slope is continued.
+        sizes: numbers of tokens of each row (the root counts as one), ascending from 1; past the last, its slope is
+            continued.
         seconds: measured step time of each.
+        rows: sequences decoded together in each measurement.
+        length: entries of each row's cache in those measurements.
+        per_entry: seconds each further entry of a row's cache adds to a step, and adds for each token of a row in it.
         steady: whether repeated measurements agreed: a machine busy with something else gives no curve to keep.
 
     Raises:
         ValueError: sizes do not ascend from 1, or seconds are not as many positive numbers.
     """
 
-    def __init__(self, sizes: list[int], seconds: list[float], *, steady: bool = True) -> None:
-        self.steady = steady
+    def __init__(
+        self,
+        sizes: list[int],
+        seconds: list[float],
+        *,
+        rows: int = 1,
+        length: int = 0,
+        per_entry: tuple[float, float] = (0.0, 0.0),
+        steady: bool = True,
+    ) -> None:
+        self.rows, self.length, self.per_entry, self.steady = rows, length, per_entry, steady
         if not sizes or sizes[0] != 1 or sizes != sorted(set(sizes)) or len(seconds) != len(sizes):
             raise ValueError(f"a cost curve has ascending sizes from 1 and a time for each, not {sizes} and {seconds}")
         if not all(0 < second < float("inf") for second in seconds):
             raise ValueError(f"step times must be positive, not {seconds}")
+        if rows < 1 or length < 0 or not all(0 <= second < float("inf") for second in per_entry):
+            raise ValueError(f"{rows} rows, {length} entries and {per_entry} seconds an entry make no cost curve")
         self.sizes, self.seconds = list(sizes), list(seconds)
         if sizes[-1] < MAX_NODES + 1:
             slope = 0.0
@@ -41,8 +56,6 @@ class CostCurve:
                 slope = max(seconds[-1] - seconds[-2], 0.0) / (sizes[-1] - sizes[-2])
             self.sizes.append(MAX_NODES + 1)
             self.seconds.append(seconds[-1] + slope * (MAX_NODES + 1 - sizes[-1]))
-        # A dip is kept: matrix kernels switch at some sizes, and eight tokens can cost less than three.
-        self._curve = np.interp(np.arange(1, MAX_NODES + 2), self.sizes, self.seconds)
 
     @classmethod
     def measure(cls, step: Callable[[int], float], *, limit_s: float = 3.0) -> CostCurve:
@@ -70,30 +83,59 @@ class CostCurve:
         return cls(sizes, [pair[0] for pair in best], steady=steady)
 
     @classmethod
-    def from_json(cls, cost: dict[str, list[Any]]) -> CostCurve:
+    def from_json(cls, cost: dict[str, Any]) -> CostCurve:
         """The curve `to_json` described."""
-        return cls([int(size) for size in cost["tokens"]], [float(second) for second in cost["seconds"]])
+        a, b = cost.get("per_entry", (0.0, 0.0))
+        return cls(
+            [int(size) for size in cost["tokens"]],
+            [float(second) for second in cost["seconds"]],
+            rows=int(cost.get("rows", 1)),
+            length=int(cost.get("length", 0)),
+            per_entry=(float(a), float(b)),
+        )
 
-    def to_json(self) -> dict[str, list[Any]]:
+    def to_json(self) -> dict[str, Any]:
         """The measurements, as they stand in files and reports."""
-        return {"tokens": self.sizes, "seconds": self.seconds}
+        return {
+            "tokens": self.sizes,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "length": self.length,
+            "per_entry": list(self.per_entry),
+        }
+
+    def at(self, tokens: NDArray[np.int64], *, rows: int = 1, length: int = 0) -> NDArray[np.float64]:
+        """Seconds for a step of so many `tokens` a row, in `rows` rows (at most the curve's) of `length` entries.
+
+        A dip is kept: matrix kernels switch at some sizes, and eight tokens can cost less than three.
+        """
+        share = tokens * (rows / self.rows)  # rows that have ended leave a smaller rectangle
+        once, each = self.per_entry
+        return np.interp(share, self.sizes, self.seconds) + max(length - self.length, 0) * (once + each * share)
 
     def __call__(self, tokens: int) -> float:
-        """Seconds for a step of `tokens` tokens (1 to MAX_NODES + 1)."""
-        return float(self._curve[tokens - 1])
+        """Seconds for a step of one row and `tokens` tokens (1 to MAX_NODES + 1)."""
+        return float(self.at(np.array([tokens]))[0])
 
 
 class Budget:
-    """Chooses how much of a draft to verify."""
+    """Chooses how much of the drafts to verify: one draft, or one for each row of a batch.
+
+    Attributes:
+        max_nodes: most nodes worth drafting for a row now; 0: draft nothing this time.
+    """
 
     max_nodes: int
 
-    def choose(self, tree: DraftTree) -> DraftTree:
-        """The part of `tree` worth verifying."""
+    def choose(self, trees: Sequence[DraftTree]) -> list[DraftTree]:
+        """The part of each tree worth verifying."""
         raise NotImplementedError
 
     def observe(self, tree: DraftTree, accepted: int) -> None:
         """Told of each verified tree, and of how many of its nodes were kept."""
+
+    def timed(self, trees: Sequence[DraftTree], verifying_s: float, other_s: float) -> None:
+        """Told what verifying these trees in one pass took, and what drafting them and learning from them took."""
 
 
 class FixedBudget(Budget):
@@ -102,45 +144,111 @@ class FixedBudget(Budget):
     def __init__(self, nodes: int) -> None:
         self.max_nodes = nodes
 
-    def choose(self, tree: DraftTree) -> DraftTree:
-        """The tree itself."""
-        return tree
+    def choose(self, trees: Sequence[DraftTree]) -> list[DraftTree]:
+        """The trees themselves."""
+        return list(trees)
+
+
+class _Fit:
+    """A line from predicted to observed step times, learned step by step: recursive least squares that forgets.
+
+    It begins as certain as after one observation that predictions are right. The offset takes up what every step costs
+    besides (drafting apart), the slope a machine that is slower or faster than when it was measured.
+    """
+
+    def __init__(self) -> None:
+        self._unit = 0.0  # of time: the first prediction
+        self._weights = np.array([1.0, 0.0])
+        self._spread = np.eye(2)
+
+    def __call__(self, predicted: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Step times as they have been here lately, never less than a tenth of the prediction."""
+        slope, offset = self._weights
+        return np.maximum(slope * predicted + offset * self._unit, 0.1 * predicted)
+
+    def learn(self, predicted: float, observed: float) -> None:
+        """Take in one step. A step over three times as slow as expected was interrupted, and says little."""
+        self._unit = self._unit or predicted
+        expected = float(self(np.array([predicted]))[0])
+        inputs, output = np.array([predicted / self._unit, 1.0]), min(observed, 3 * expected) / self._unit
+        spread = self._spread @ inputs
+        gain = spread / (0.98 + inputs @ spread)
+        self._weights = self._weights + gain * (output - inputs @ self._weights)
+        spread = (self._spread - np.outer(gain, spread)) / 0.98
+        self._spread = spread * min(1.0, 2.0 / np.trace(spread))  # without news, doubt grows only so far
 
 
 class MeasuredBudget(Budget):
-    """The tree that maximises expected tokens a second on a measured cost curve.
+    """The trees that maximise expected tokens a second on a measured cost curve.
 
     A node is accepted exactly if its whole path is, so a step that verifies the k likeliest nodes emits on average
     1 + a * sum(p_1..p_k) tokens, p the drafter's path probabilities and a their calibration: accepted over predicted,
-    learned while decoding. It takes cost(k + 1) seconds, so k maximises (1 + a * sum p) / cost(k + 1); k = 0 is a plain
-    step. On a convex curve, as p only falls with k, that is to add a node while its gain a * p_k over its marginal cost
-    is above the rate reached so far; every k is looked at, since measured curves dip. Drafts are made at every step,
-    whatever was chosen before, so that text that turns predictable is noticed at once.
+    learned while decoding. It takes cost(k + 1) seconds, and drafting and learning take d, so k maximises
+    (1 + a * sum p) / (cost(k + 1) + d); k = 0 is a plain step. On a convex curve, as p only falls with k, that is to
+    add a node while its gain a * p_k over its marginal cost is above the rate reached so far; every k is looked at,
+    since measured curves dip.
+
+    A batch is verified as a rectangle: rows times the nodes of the widest tree, and a row with fewer nodes saves
+    nothing. So all rows get the same k, the one that maximises the sum of their expected tokens over the cost of the
+    rectangle, each its own k likeliest nodes.
+
+    Costs are the curve's, corrected by a line fitted to the steps that follow, so that a machine that slows down or a
+    cache that grows is noticed. Where no node has paid for some steps, drafts are made at every second step only, then
+    at every fourth, and so on to every sixteenth, until one pays again: a plain step then costs nothing else.
 
     Weighing a node against the long-run rate instead (Dinkelbach's rule for a ratio of sums) would be optimal if
     probabilities were exact; replayed on recorded traces it was no better (`aded trace regret` compares with fixed
     budgets).
+
+    Args:
+        curve: asked for when there first is a draft: a drafter without any costs no measurement.
+        length: tells the length of the sequences so far, in tokens.
     """
 
-    def __init__(self, curve: Callable[[], CostCurve]) -> None:
+    def __init__(self, curve: Callable[[], CostCurve], length: Callable[[], int] = lambda: 0) -> None:
         self.max_nodes = MAX_NODES
-        self._curve = curve  # asked for when there first is a draft: a drafter without any costs no measurement
+        self._make_curve, self._length = curve, length
         self._accepted = self._predicted = 4.0  # a few tokens of evidence that predictions are right
+        self._fit = _Fit()
+        self._other_s = 0.0
+        self._reach = MAX_NODES  # nodes worth drafting: as many as pay now, and as many again
+        self._drafted = False  # whether the last step could have had a draft
+        self._idle = self._asleep = 0  # steps in a row in which no node paid; steps yet to pass without a draft
 
     @cached_property
-    def _cost(self) -> NDArray[np.float64]:
-        curve = self._curve()
-        return np.array([curve(k + 1) for k in range(MAX_NODES + 1)])
+    def _curve(self) -> CostCurve:
+        return self._make_curve()
 
-    def choose(self, tree: DraftTree) -> DraftTree:
-        """The part of `tree` worth verifying."""
-        if not len(tree):
-            return tree
-        scores = np.sort(tree.log_probs)[::-1]
-        calibration = self._accepted / self._predicted
-        gain = 1.0 + calibration * np.concatenate([[0.0], np.cumsum(np.exp(scores))])
-        best = int(np.argmax(gain / self._cost[: len(gain)]))
-        return tree.limit(nodes=best)
+    def choose(self, trees: Sequence[DraftTree]) -> list[DraftTree]:
+        """The part of each tree worth verifying."""
+        self._drafted = not self._asleep
+        if self._asleep:
+            self._asleep -= 1
+            self.max_nodes = 0 if self._asleep else self._reach
+            return list(trees)
+        widest = max(map(len, trees))
+        if not widest:
+            return list(trees)
+        gains = np.zeros(widest + 1)
+        for tree in trees:
+            scores = np.sort(tree.log_probs)[::-1]
+            reached = np.cumsum(np.exp(scores.astype(np.float64)))
+            gains[1 : len(tree) + 1] += reached
+            if len(tree):
+                gains[len(tree) + 1 :] += reached[-1]
+        tokens = len(trees) + self._accepted / self._predicted * gains
+        costs = self._fit(self._curve.at(np.arange(1, widest + 2), rows=len(trees), length=self._length()))
+        best = int(np.argmax(tokens / (costs + self._other_s)))
+        self._plan(best)
+        return [tree.limit(nodes=best) for tree in trees]
+
+    def _plan(self, best: int) -> None:
+        """Decide how much to draft in the steps to come."""
+        self._reach = min(max(2 * best, 3 * self._reach // 4, 8), MAX_NODES)
+        self._idle = 0 if best else self._idle + 1
+        # Four steps without, then one step in two, three in four and so on go without a draft.
+        self._asleep = min(2 ** (self._idle - 3), 16) - 1 if self._idle > 3 else 0
+        self.max_nodes = 0 if self._asleep else self._reach
 
     def observe(self, tree: DraftTree, accepted: int) -> None:
         """Correct the calibration by one verified tree of which `accepted` nodes were kept."""
@@ -148,3 +256,14 @@ class MeasuredBudget(Budget):
             forget = 0.98
             self._accepted = forget * self._accepted + accepted
             self._predicted = forget * self._predicted + float(np.exp(tree.log_probs).sum())
+
+    def timed(self, trees: Sequence[DraftTree], verifying_s: float, other_s: float) -> None:
+        """Correct the curve by one step."""
+        if "_curve" not in self.__dict__:  # nothing was drafted yet, and so nothing measured
+            return
+        tokens = np.array([1 + max(map(len, trees))])
+        predicted = self._curve.at(tokens, rows=len(trees), length=self._length())
+        self._fit.learn(float(predicted[0]), verifying_s)
+        if self._drafted:  # others cost less besides, but what a draft must pay for is its own time
+            other_s = min(other_s, float(predicted[0]))  # the first can include compiling
+            self._other_s += 0.1 * (other_s - self._other_s) if self._other_s else other_s

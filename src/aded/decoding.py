@@ -31,32 +31,38 @@ class Scores(Protocol):
 
 
 class Engine(Protocol):
-    """A model behind the loop. `verify` takes the last emitted token as the root of the tree."""
+    """A model behind the loop, decoding one sequence or a batch of them.
 
-    def prefill(self) -> Scores: ...
+    `verify` takes each row's last emitted token as the root of its tree. `rows` ascend; a row once left out is finished
+    and does not come back.
+    """
 
-    def verify(self, root: int, tree: DraftTree) -> Scores: ...
+    def prefill(self) -> Sequence[Scores]: ...
 
-    def commit(self, path: Sequence[int]) -> None:
-        """Keep the cache entries of the root and of these nodes, drop the other nodes'."""
+    def verify(self, rows: Sequence[int], roots: Sequence[int], trees: Sequence[DraftTree]) -> Sequence[Scores]: ...
+
+    def commit(self, paths: Sequence[Sequence[int]]) -> None:
+        """Of each row just verified keep the cache entries of the root and of these nodes, drop the other nodes'."""
         ...
 
 
 @dataclass(frozen=True)
 class Step:
-    """One turn of the loop: tokens emitted, and how many of them had been drafted."""
+    """One row's part in a turn of the loop: tokens emitted, and how many of them had been drafted."""
 
     tokens: list[int]
     drafted: int
+    row: int = 0
 
 
 @dataclass
 class Stats:
-    """What decoding one sequence took. Times are in seconds.
+    """What decoding took. Times are in seconds.
 
     Attributes:
-        tokens: tokens emitted.
-        steps: target forward passes, the prefill included.
+        tokens: tokens emitted, by all rows of a batch.
+        steps: target forward passes, the prefill included; a pass counts once for each row that took part.
+        passes: target forward passes, each counted once.
         accepted: emitted tokens that had been drafted.
         drafted: nodes verified.
         draft_s, verify_s, learn_s: time spent in each part of the loop.
@@ -67,6 +73,7 @@ class Stats:
 
     tokens: int = 0
     steps: int = 0
+    passes: int = 0
     accepted: int = 0
     drafted: int = 0
     draft_s: float = 0.0
@@ -78,70 +85,107 @@ class Stats:
 
     @property
     def mean_accepted_tokens(self) -> float:
-        """Tokens emitted for each target forward pass, the free one included (MAT)."""
+        """Tokens a sequence emits in a target forward pass, the free one included (MAT)."""
         return self.tokens / self.steps if self.steps else 0.0
+
+
+@dataclass
+class _Row:
+    """One sequence in the loop: what was drafted for it, and what became of that in the current turn."""
+
+    number: int
+    session: Session
+    tree: DraftTree = field(default_factory=DraftTree.empty)
+    tokens: int = 0
+    emitted: list[int] = field(default_factory=list)
+    path: list[int] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def accepted(self) -> int:
+        return sum(node >= 0 for node in self.path)
+
+    def follow(self, scores: Scores, max_tokens: int, stop: Callable[[int], bool]) -> None:
+        """Emit what the target chooses along the tree; a token inside an accepted path can end the sequence there."""
+        self.emitted, self.path = [], []
+        for token, node in walk(self.tree, scores.choose):
+            self.emitted.append(token)
+            self.path.append(node)
+            self.tokens += 1
+            self.finished = stop(self.number) or self.tokens >= max_tokens
+            if self.finished:
+                return
 
 
 def decode(
     engine: Engine,
-    session: Session,
+    sessions: Sequence[Session],
     *,
     budget: Budget,
     max_tokens: int,
     top_k: int = 0,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[int], bool] = lambda row: False,
     stats: Stats | None = None,
 ) -> Iterator[Step]:
-    """Decode until `stop()` holds after a token, or `max_tokens` are out.
+    """Decode every row until `stop(row)` holds after a token of it, or `max_tokens` of it are out.
 
     Args:
-        engine: the target, its prompt given.
-        session: the drafter's side of this sequence.
-        budget: how much of a draft is worth verifying.
-        max_tokens: most tokens emitted.
-        top_k: likeliest tokens shown to the session at each scored position.
-        stop: asked once after each token; a token inside an accepted path can end the sequence there.
+        engine: the target, its prompts given.
+        sessions: the drafter's side of each row.
+        budget: how much of the drafts is worth verifying.
+        max_tokens: most tokens emitted for a row.
+        top_k: likeliest tokens shown to the sessions at each scored position.
+        stop: asked once after each token.
         stats: filled in as decoding goes.
     """
     stats = Stats() if stats is None else stats
+    rows = [_Row(number, session) for number, session in enumerate(sessions)] if max_tokens > 0 else []
     started = clock = time.perf_counter()
-    tree = DraftTree.empty()
+    drafting = 0.0
     scores = engine.prefill()
-    finished = max_tokens <= 0
-    while not finished:
-        path: list[int] = []
-        emitted: list[int] = []
-        for token, node in walk(tree, scores.choose):
-            emitted.append(token)
-            path.append(node)
-            stats.from_draft.append(node >= 0)
-            finished = stop() or stats.tokens + len(emitted) >= max_tokens
-            if finished:
-                break
-        if stats.steps:
+    while rows:
+        for row, scored in zip(rows, scores, strict=True):
+            row.follow(scored, max_tokens, stop)
+        if stats.passes:
             # The last token is not in the cache: it is the next root, or the end, as in plain decoding.
-            engine.commit(path[:-1])
-        accepted = sum(node >= 0 for node in path)
-        stats.tokens += len(emitted)
-        stats.steps += 1
-        stats.accepted += accepted
-        stats.drafted += len(tree)
-        stats.verify_s += (now := time.perf_counter()) - clock
-        if stats.steps == 1:
+            engine.commit([row.path[:-1] for row in rows])
+        verifying = (now := time.perf_counter()) - clock
+        for row, scored in zip(rows, scores, strict=True):
+            seen = scored.top_k(top_k) if top_k else None
+            row.session.observe(Observation(row.emitted, row.tree, *(seen or (None, None))))
+            if not row.finished:  # an end inside a path says nothing of the nodes after it
+                budget.observe(row.tree, row.accepted)
+        learning = (clock := time.perf_counter()) - now
+        if stats.passes:
+            budget.timed([row.tree for row in rows], verifying, drafting + learning)
+        else:
             stats.time_to_first_token_s = now - started
-        seen = scores.top_k(top_k) if top_k else None
-        session.observe(Observation(emitted, tree, *(seen or (None, None))))
-        if not finished:  # an end inside a path says nothing of the nodes after it
-            budget.observe(tree, accepted)
-        stats.learn_s += (clock := time.perf_counter()) - now
+        stats.passes += 1
+        stats.verify_s += verifying
+        stats.learn_s += learning
         stats.total_s = clock - started
-        yield Step(emitted, accepted)
-        if finished:
+        for row in rows:
+            stats.steps += 1
+            stats.tokens += len(row.emitted)
+            stats.accepted += row.accepted
+            stats.drafted += len(row.tree)
+            stats.from_draft += [node >= 0 for node in row.path]
+        yield from [Step(row.emitted, row.accepted, row.number) for row in rows]
+        rows = [row for row in rows if not row.finished]
+        if not rows:
             return
         clock = time.perf_counter()
-        # A path of d drafted tokens emits d + 1: deeper levels could never be used.
-        draft = session.draft(budget.max_nodes).limit(depth=max_tokens - stats.tokens - 1)
-        tree = budget.choose(draft)
-        stats.draft_s += (now := time.perf_counter()) - clock
+        most = budget.max_nodes
+        drafts = [
+            # A path of d drafted tokens emits d + 1: deeper levels could never be used.
+            row.session.draft(most).limit(depth=max_tokens - row.tokens - 1) if most else DraftTree.empty()
+            for row in rows
+        ]
+        for row, tree in zip(rows, budget.choose(drafts), strict=True):
+            row.tree = tree
+        drafting = (now := time.perf_counter()) - clock
+        stats.draft_s += drafting
         clock = now
-        scores = engine.verify(emitted[-1], tree)
+        scores = engine.verify(
+            [row.number for row in rows], [row.emitted[-1] for row in rows], [row.tree for row in rows]
+        )

@@ -46,13 +46,16 @@ class _Metered(Budget):
 
     def __init__(self, budget: Budget, curve: CostCurve) -> None:
         self._budget, self._curve = budget, curve
-        self.max_nodes = budget.max_nodes
         self.seconds = 0.0
         self.observe = budget.observe  # type: ignore[method-assign]
 
-    def choose(self, tree: DraftTree) -> DraftTree:
-        chosen = self._budget.choose(tree)
-        self.seconds += self._curve(len(chosen) + 1)
+    @property
+    def max_nodes(self) -> int:  # type: ignore[override]
+        return self._budget.max_nodes
+
+    def choose(self, trees: Sequence[DraftTree]) -> list[DraftTree]:
+        chosen = self._budget.choose(trees)
+        self.seconds += self._curve(len(chosen[0]) + 1)
         return chosen
 
 

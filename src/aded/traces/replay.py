@@ -53,15 +53,15 @@ class _TraceEngine:
         self._sequence = sequence
         self._position = 0
 
-    def prefill(self) -> _Scores:
+    def prefill(self) -> list[_Scores]:
         self._position = 1
-        return _Scores(self._sequence, 0, DraftTree.empty())
+        return [_Scores(self._sequence, 0, DraftTree.empty())]
 
-    def verify(self, root: int, tree: DraftTree) -> _Scores:
-        return _Scores(self._sequence, self._position, tree)
+    def verify(self, rows: Sequence[int], roots: Sequence[int], trees: Sequence[DraftTree]) -> list[_Scores]:
+        return [_Scores(self._sequence, self._position, tree) for tree in trees]
 
-    def commit(self, path: Sequence[int]) -> None:
-        self._position += 1 + len(path)
+    def commit(self, paths: Sequence[Sequence[int]]) -> None:
+        self._position += 1 + len(paths[0])
 
 
 @dataclass
@@ -139,7 +139,7 @@ def decode_sequence(
     stats = Stats()
     steps = decode(
         _TraceEngine(sequence),
-        drafter.start(sequence.prompt.tolist()),
+        [drafter.start(sequence.prompt.tolist())],
         budget=budget,
         max_tokens=len(sequence.output[:most]),
         top_k=drafter.top_k,

@@ -1,4 +1,8 @@
-"""The key/value cache as a tree needs it: where a step's entries lie, who may see whom, and what is kept after."""
+"""The key/value cache as trees need it: where a step's entries lie, who may see whom, and what is kept after.
+
+A batch's rows accept different numbers of tokens. Each row's entries lie together from the left; those of a step begin
+where the longest row ends, and are moved to where their own row ends when they are kept. What lies between is masked.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,76 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
-__all__ = ["check", "finish", "keep", "masks", "prepare", "room"]
+__all__ = ["check", "extend", "finish", "keep", "keep_rows", "masks", "prepare", "room", "select_rows", "widen"]
 
 
 def _layers(cache: Cache) -> list[Any]:
     return cast("list[Any]", cache.layers)
+
+
+class _RoomyLayer(DynamicLayer):
+    """A growing layer with spare room: a step's entries are written beside those before, not copied with them.
+
+    `keys` and `values` are views of what is in use.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self._room = self._with_room(layer.keys, layer.values)
+
+    def _with_room(self, *entries: torch.Tensor) -> list[torch.Tensor]:
+        used = entries[0].shape[-2]
+        spare = max(256, used // 4)
+        room = [x.new_empty(*x.shape[:-2], used + spare, x.shape[-1]) for x in entries]
+        for place, x in zip(room, entries, strict=True):
+            place[:, :, :used] = x
+        self._use(room, used)
+        return room
+
+    def _use(self, room: list[torch.Tensor], used: int) -> None:
+        self.keys, self.values = (x[:, :, :used] for x in room)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        if end > self._room[0].shape[-2]:
+            self._room = self._with_room(
+                torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+            )
+        else:
+            for place, x in zip(self._room, (key_states, value_states), strict=True):
+                place[:, :, start:end] = x
+            self._use(self._room, end)
+        return self.keys, self.values
+
+    def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Move each row's entries from `source` to `target`, both (rows, n)."""
+        row = torch.arange(len(source), device=self.device)[:, None]
+        for x in self._room:
+            x[row, :, target] = x[row, :, source]
+
+    def trim(self, used: int) -> None:
+        """Forget all but the first `used` entries."""
+        self._use(self._room, used)
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows only."""
+        used = self.keys.shape[-2]
+        self._room = [x[rows] for x in self._room]
+        self._use(self._room, used)
+
+    def plain(self) -> DynamicLayer:
+        """The layer as the library knows it."""
+        layer = DynamicLayer()
+        layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, True
+        layer.keys, layer.values = self.keys, self.values
+        return layer
 
 
 def check(cache: Cache | None) -> None:
@@ -30,18 +99,34 @@ def check(cache: Cache | None) -> None:
             )
 
 
+def widen(cache: Cache) -> None:
+    """Before a batch's prompts: let sliding layers keep everything, since rows slide at different paces."""
+    cache.layers = [DynamicLayer() if isinstance(x, DynamicSlidingWindowLayer) else x for x in _layers(cache)]
+
+
 def prepare(cache: Cache) -> None:
-    """Make sliding layers hold on to what a rejected draft would push out."""
-    for layer in _layers(cache):
+    """After the prompt: make room to grow; let sliding layers hold on to what a rejected draft would push out."""
+    for index, layer in enumerate(_layers(cache)):
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.activate_past_recording()
+        elif type(layer) is DynamicLayer and layer.is_initialized:
+            cache.layers[index] = _RoomyLayer(layer)
 
 
 def finish(cache: Cache) -> None:
     """Undo `prepare`, so that the cache can be used elsewhere."""
-    for layer in _layers(cache):
+    for index, layer in enumerate(_layers(cache)):
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.record_past = False
+        elif isinstance(layer, _RoomyLayer):
+            cache.layers[index] = layer.plain()
+
+
+def extend(cache: Cache, entries: int) -> None:
+    """Add entries of zeros to the growing layers, as a longer prompt would have left there."""
+    for layer in _layers(cache):
+        if isinstance(layer, _RoomyLayer):
+            layer.update(*(x.new_zeros(*x.shape[:-2], entries, x.shape[-1]) for x in (layer.keys, layer.values)))
 
 
 def room(cache: Cache) -> int | None:
@@ -53,7 +138,7 @@ def room(cache: Cache) -> int | None:
 
 
 def keep(cache: Cache, count: int, rows: Sequence[int]) -> None:
-    """Of the last `count` entries keep those at `rows` (ascending), moved together."""
+    """One sequence: of the last `count` entries keep those at `rows` (ascending), moved together."""
     contiguous = list(rows) == list(range(len(rows)))
     layer: Any
     for layer in _layers(cache):
@@ -68,17 +153,22 @@ def keep(cache: Cache, count: int, rows: Sequence[int]) -> None:
             _set_length(layer, start + len(rows))
             continue
         start = layer.keys.shape[-2] - count
+        end = start + len(rows)
+        if isinstance(layer, _RoomyLayer):
+            if not contiguous:
+                index = torch.tensor([rows], device=layer.device) + start
+                layer.move(index, torch.arange(start, end, device=layer.device)[None])
+            layer.trim(end)
+            continue
         if contiguous:
-            end = start + len(rows)
             keys, values = layer.keys[:, :, :end], layer.values[:, :, :end]
         else:
             index = torch.tensor([start + row for row in rows], device=layer.keys.device)
             keys = torch.cat([layer.keys[:, :, :start], layer.keys[:, :, index]], dim=-2)
             values = torch.cat([layer.values[:, :, :start], layer.values[:, :, index]], dim=-2)
-        if isinstance(layer, DynamicSlidingWindowLayer):
-            layer.cumulative_length -= count - len(rows)
-            if layer.cumulative_length >= layer.sliding_window:
-                keys, values = keys[:, :, 1 - layer.sliding_window :], values[:, :, 1 - layer.sliding_window :]
+        layer.cumulative_length -= count - len(rows)
+        if layer.cumulative_length >= layer.sliding_window:
+            keys, values = keys[:, :, 1 - layer.sliding_window :], values[:, :, 1 - layer.sliding_window :]
         layer.keys, layer.values = keys, values
 
 
@@ -91,56 +181,94 @@ def _set_length(layer: Any, length: int) -> None:
         layer.cumulative_length_int = length
 
 
+def keep_rows(cache: Cache, lengths: Sequence[int], kept: Sequence[Sequence[int]]) -> None:
+    """A batch: of the entries of a step keep each row's own, moved to where the row ends.
+
+    Args:
+        cache: after the step, made by `widen` and `prepare`.
+        lengths: each row's entries before the step, which began at the longest.
+        kept: each row's entries to keep, ascending, counted from the step's first; at least one.
+    """
+    start, most = max(lengths), max(map(len, kept))
+    # Rows that keep fewer move their last one again: every row then moves as many.
+    padded = [[*rows, *[rows[-1]] * (most - len(rows))] for rows in kept]
+    source = torch.tensor(padded) + start
+    steps = torch.arange(most)[None].clamp(max=torch.tensor([[len(rows) - 1] for rows in kept]))
+    target = torch.tensor(lengths)[:, None] + steps
+    used = max(length + len(rows) for length, rows in zip(lengths, kept, strict=True))
+    for layer in _layers(cache):
+        if layer.is_initialized:
+            layer.move(source.to(layer.device), target.to(layer.device))
+            layer.trim(used)
+
+
+def select_rows(cache: Cache, rows: Sequence[int], used: int) -> None:
+    """Keep these rows of a batch only, and the first `used` entries."""
+    for layer in _layers(cache):
+        if layer.is_initialized:
+            layer.trim(used)
+            layer.select(torch.tensor(rows, device=layer.device))
+
+
 def masks(
     cache: Cache,
-    tree: DraftTree,
+    trees: Sequence[DraftTree],
+    lengths: Sequence[int] | None,
     padding: torch.Tensor | None,
     windows: dict[str, int | None],
     dtype: torch.dtype,
     device: Any,
 ) -> dict[str, torch.Tensor]:
-    """Additive attention masks of shape (1, 1, n + 1, entries): 0 where the root or a node may look, else the minimum.
+    """Additive attention masks (rows, 1, n + 1, entries): 0 where the root or a node may look, else the minimum.
 
     Args:
         cache: before the step.
-        tree: the draft; its root is the step's first entry.
-        padding: bool, (entries before the step,): False at padding; None when there is none.
+        trees: each row's draft; its root is the step's first entry. n is the number of nodes of the widest; rows with
+            fewer end in entries that nobody looks at.
+        lengths: each row's entries before the step; None where all have as many.
+        padding: bool, (rows, at most the entries before the step): False at padding; None when there is none.
         windows: the model's kinds of attention layer and their sliding windows; one mask is made for each.
     """
-    count = len(tree) + 1
-    among = torch.zeros(count, count, dtype=torch.bool)
-    among[:, 0] = True
-    among[1:, 1:] = torch.from_numpy(tree.ancestor_mask())
-    depth = torch.cat([torch.zeros(1, dtype=torch.long), torch.from_numpy(tree.depths).long() + 1])
+    count = max(map(len, trees)) + 1
+    among = torch.eye(count, dtype=torch.bool).repeat(len(trees), 1, 1)
+    among[:, :, 0] = True
+    depth = torch.zeros(len(trees), count, dtype=torch.long)
+    for row, tree in enumerate(trees):
+        among[row, 1 : len(tree) + 1, 1 : len(tree) + 1] = torch.from_numpy(tree.ancestor_mask())
+        depth[row, 1 : len(tree) + 1] = torch.from_numpy(tree.depths) + 1
     layers = [layer for layer in _layers(cache) if layer.is_initialized]
     result: dict[str, torch.Tensor] = {}
     for kind, window in windows.items():
         # A cache that drops what slid out shows fewer entries in its sliding layers; others show all in every layer.
         sliding = window is not None
         layer = next((x for x in layers if isinstance(x, DynamicSlidingWindowLayer) == sliding), layers[0])
-        result[kind] = _mask(layer, count, among, depth, padding, window, dtype).to(device)
+        visible = _visible(layer, among, depth, lengths, padding, window)
+        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+        result[kind] = mask[:, None].to(device)
     return result
 
 
-def _mask(
+def _visible(
     layer: Any,
-    count: int,
     among: torch.Tensor,
     depth: torch.Tensor,
+    lengths: Sequence[int] | None,
     padding: torch.Tensor | None,
     window: int | None,
-    dtype: torch.dtype,
 ) -> torch.Tensor:
+    rows, count = depth.shape
     entries, offset = layer.get_mask_sizes(count)
     past = int(layer.get_seq_length())
     column = torch.arange(offset, offset + int(entries))  # position of each entry the layer shows
-    visible = (column < past)[None].repeat(count, 1)
+    length = torch.tensor([past] * rows if lengths is None else lengths)[:, None]
+    known = column < length  # (rows, entries)
     if padding is not None:
-        known = padding.cpu()
-        visible &= torch.where(column < past, known[column.clamp(max=past - 1)], False)[None]
+        real = torch.nn.functional.pad(padding.cpu(), (0, max(past - padding.shape[1], 0)), value=True)
+        known &= real[:, column.clamp(max=past - 1)]
+    visible = known[:, None].repeat(1, count, 1)
     if window is not None:
-        visible &= column[None] > (past + depth)[:, None] - window
-        among = among & (depth[:, None] - depth[None] < window)
+        visible &= column > (length + depth)[:, :, None] - window
+        among = among & (depth[:, :, None] - depth[:, None] < window)
     begin = past - offset
-    visible[:, begin : begin + count] = among
-    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
+    visible[:, :, begin : begin + count] = among
+    return visible

@@ -6,6 +6,7 @@ import contextlib
 import json
 import platform
 import weakref
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from time import perf_counter
@@ -15,19 +16,20 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicCache
 
-from aded.budget import CostCurve
+from aded.budget import MAX_NODES, CostCurve
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.linear import fast_linear
 from aded.files import cache_folder, digest, replace
 
 __all__ = ["cost_curve"]
 
+_FAR = 1024  # entries by which a cache is lengthened to see what its length costs
 _FORMAT = "aded-step-cost-2"
 _CURVES: weakref.WeakKeyDictionary[Any, dict[str, CostCurve]] = weakref.WeakKeyDictionary()
 
 
-def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCurve:
-    """Step times of this model on this machine after `length` tokens (at most 128 count).
+def cost_curve(model: Any, length: int = 128, rows: int = 1, *, renew: bool = False) -> CostCurve:
+    """Step times of this model on this machine, `rows` sequences at once, after `length` tokens (at most 128 count).
 
     A model loaded from somewhere keeps its curve in the cache folder, by all that step times depend on: model, data
     type, device, threads, attention and library versions; unless measurements disagreed because the machine was busy. A
@@ -36,7 +38,7 @@ def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCur
     Args:
         renew: measure again, whatever is known.
     """
-    key = _conditions(model)
+    key = _conditions(model, rows)
     known = _CURVES.setdefault(model, {})
     if key in known and not renew:
         return known[key]
@@ -44,7 +46,7 @@ def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCur
     file = cache_folder() / "costs" / f"{digest(key.encode())}.json" if name else None
     curve = None if renew or file is None else _read(file, key)
     if curve is None:
-        curve = _measure(model, length)
+        curve = _measure(model, length, rows)
         if file is not None and curve.steady:
             text = json.dumps({"format": _FORMAT, "of": key, **curve.to_json()})
             with contextlib.suppress(OSError):  # where nothing can be kept, the next process measures again
@@ -53,7 +55,7 @@ def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCur
     return curve
 
 
-def _conditions(model: Any) -> str:
+def _conditions(model: Any, rows: int) -> str:
     """All that step times depend on, as far as it can be told."""
     device = model.device
     conditions = {
@@ -62,6 +64,7 @@ def _conditions(model: Any) -> str:
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
+        "rows": rows,
         "attention": model.config.get_text_config(decoder=True)._attn_implementation,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -91,9 +94,9 @@ def _read(file: Path, key: str) -> CostCurve | None:
 
 
 @torch.no_grad()
-def _measure(model: Any, length: int) -> CostCurve:
+def _measure(model: Any, length: int, rows: int) -> CostCurve:
     length = max(1, min(length, 128))
-    token = torch.ones(1, 65, dtype=torch.long, device=model.device)
+    token = torch.ones(rows, MAX_NODES + 1, dtype=torch.long, device=model.device)
     past = DynamicCache(config=model.config.get_text_config(decoder=True))
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
@@ -101,14 +104,31 @@ def _measure(model: Any, length: int) -> CostCurve:
         wait()
         started = perf_counter()
         logits = model(input_ids=token[:, :tokens], past_key_values=past, use_cache=True).logits
-        logits[0].float().topk(8)
+        logits.float().topk(8)
         wait()
         seconds = perf_counter() - started
-        kv.keep(past, tokens, [])
+        kv.keep(past, tokens, range(0))
         return seconds
 
     with fast_linear(model):
-        model(input_ids=token[:, :1].expand(1, length), past_key_values=past, use_cache=True)
+        model(input_ids=token[:, :1].expand(rows, length), past_key_values=past, use_cache=True)
         kv.check(past)
         kv.prepare(past)
-        return CostCurve.measure(step)
+        curve = CostCurve.measure(step)
+        longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or _FAR
+        entries = min(_FAR // rows, longest - length - MAX_NODES - 1)
+        per_entry = _per_entry(step, curve, past, entries) if entries >= 64 else (0.0, 0.0)
+    return CostCurve(curve.sizes, curve.seconds, rows=rows, length=length, per_entry=per_entry, steady=curve.steady)
+
+
+def _per_entry(step: Callable[[int], float], curve: CostCurve, past: Any, entries: int) -> tuple[float, float]:
+    """What `entries` more in the cache add to a step, for each of them: once, and for each token of a row."""
+    kv.extend(past, entries)
+    few, many = 1, 32
+    added = []
+    for tokens in (few, many):
+        step(tokens)
+        seconds = min(step(tokens) for _ in range(3))
+        added.append(max(seconds - curve(tokens), 0.0) / entries)
+    each = max(added[1] - added[0], 0.0) / (many - few)
+    return max(added[0] - few * each, 0.0), each

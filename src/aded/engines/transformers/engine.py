@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from copy import copy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
 from aded.engines.transformers import cache as kv
+from aded.engines.transformers.sampling import SharedNoise, multinomial
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
@@ -48,47 +51,77 @@ def verifies_trees(model: Any) -> bool:
     )
 
 
-class _Scores:
-    """Logits of one forward pass; chooses tokens as `generate` does and records what it was asked to."""
+def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
+    """Processors for one row of the batch they were made for."""
+    chosen = LogitsProcessorList()
+    for processor in processors:
+        lengths = getattr(processor, "prompt_ignore_length", None)  # of each row's padding
+        if isinstance(lengths, torch.Tensor):
+            processor = copy(processor)
+            processor.prompt_ignore_length = lengths[row : row + 1]
+        chosen.append(processor)
+    return chosen
 
-    def __init__(self, engine: TransformersEngine, logits: torch.Tensor) -> None:
-        self._engine = engine
-        self._logits = logits.float()  # as generate does before any processor
-        self._greedy = self._logits.argmax(-1).tolist() if engine.plain_greedy else None
+
+class _Pass:
+    """Logits of one forward pass, (rows, tokens, vocabulary), and what all rows ask of them at once."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits.float()  # as generate does before any processor
+        self._top: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+
+    @cached_property
+    def greedy(self) -> list[list[int]]:
+        """The best token of each row and position."""
+        best: list[list[int]] = self.logits.argmax(-1).tolist()
+        return best
+
+    def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Likeliest ids and probabilities, both (rows, tokens, k)."""
+        if self._top is None:
+            best, ids = self.logits.topk(min(k, self.logits.shape[-1]), dim=-1)
+            probs = (best - self.logits.logsumexp(-1, keepdim=True)).exp()
+            self._top = ids.to(torch.int32).cpu().numpy(), probs.cpu().numpy()
+        return self._top
+
+
+class _Scores:
+    """One row of a pass; chooses tokens as `generate` does and records what it was asked to."""
+
+    def __init__(self, engine: TransformersEngine, scored: _Pass, index: int, row: int, count: int) -> None:
+        self._engine, self._pass, self._index, self._row, self._count = engine, scored, index, row, count
 
     def choose(self, row: int) -> int:
         engine = self._engine
-        if self._greedy is not None:
-            token = self._greedy[row]
+        if engine.plain_greedy:
+            token = self._pass.greedy[self._index][row]
         else:
-            logits = self._logits[row : row + 1].to(engine.ids.device, copy=True)
-            scores = engine.processors(engine.ids, logits)
+            logits = self._pass.logits[self._index, row : row + 1].to(engine.device, copy=True)
+            scores = engine.processors[self._row](engine.ids(self._row), logits)
             engine.record(scores, logits)
             if engine.config.do_sample:
-                token = int(torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1))
+                token = engine.sampler(torch.softmax(scores, dim=-1), self._row, engine.emitted(self._row))
             else:
                 token = int(scores.argmax(-1))
-        engine.append(token)
+        engine.append(self._row, token)
         return token
 
     def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        best, ids = self._logits.topk(min(k, self._logits.shape[-1]), dim=-1)
-        probs = (best - self._logits.logsumexp(-1, keepdim=True)).exp()
-        return ids.to(torch.int32).cpu().numpy(), probs.cpu().numpy()
+        ids, probs = self._pass.top_k(k)
+        return ids[self._index, : self._count], probs[self._index, : self._count]
 
 
 class TransformersEngine:
-    """One sequence on one model.
+    """Sequences on one model.
 
     Args:
         model: any decoder-only transformers model.
-        input_ids: the prompt, shape (1, length).
+        input_ids: the prompts, shape (rows, length), padded on the left.
         generation_config: as `generate` prepared it.
         processors: every logits processor, in order.
         model_kwargs: what `generate` passes to its decoding methods (cache, masks, positions and the model's own).
 
     Attributes:
-        ids: the sequence so far, shape (1, length).
         scores, logits: processed and raw scores of each emitted token where the configuration asks for them.
     """
 
@@ -100,7 +133,8 @@ class TransformersEngine:
         processors: LogitsProcessorList,
         model_kwargs: dict[str, Any],
     ) -> None:
-        self.model, self.config, self.processors = model, generation_config, processors
+        self.model, self.config = model, generation_config
+        self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
         self.kwargs = model_kwargs
         self.windows = attention_windows(model)
         self.trees = verifies_trees(model)
@@ -112,24 +146,53 @@ class TransformersEngine:
         self.plain_greedy = (
             not generation_config.do_sample and not processors and self.scores is None and self.logits is None
         )
-        room = max(int(generation_config.max_length) - input_ids.shape[1], 0) + 1
-        self._buffer = torch.cat([input_ids, input_ids.new_zeros(1, room)], dim=-1)
-        self._length = input_ids.shape[1]
+        self.device = input_ids.device
+        rows, self._prompt = input_ids.shape
+        self.batch = rows > 1
+        self.sampler = SharedNoise(rows) if self.batch else multinomial
+        pad = getattr(generation_config, "_pad_token_tensor", None)
+        room = max(int(generation_config.max_length) - self._prompt, 0) + 1
+        empty = input_ids.new_full((rows, room), 0 if pad is None else int(pad))
+        self._buffer = torch.cat([input_ids, empty], dim=-1)
+        self._lengths = [self._prompt] * rows  # of each row in the buffer
+        self._active = list(range(rows))
         self._mask: torch.Tensor | None = model_kwargs.get("attention_mask")
         self._count = 0
-
-    @property
-    def ids(self) -> Any:
-        return self._buffer[:, : self._length]
 
     @property
     def cache(self) -> Any:
         return self.kwargs["past_key_values"]
 
-    def append(self, token: int) -> None:
-        """Make `token` the last of the sequence."""
-        self._buffer[0, self._length] = token
-        self._length += 1
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row so far."""
+        return max(self._lengths)
+
+    def ids(self, row: int) -> Any:
+        """A row's tokens so far, shape (1, length)."""
+        return self._buffer[row : row + 1, : self._lengths[row]]
+
+    def output(self) -> Any:
+        """All rows' tokens so far, shape (rows, length of the longest), padded on the right."""
+        return self._buffer[:, : self.length]
+
+    def prompt(self, row: int) -> list[int]:
+        """A row's prompt without its padding."""
+        ids = self._buffer[row, : self._prompt]
+        mask = self._mask
+        if mask is not None and mask.shape[1] == self._prompt:
+            ids = ids[mask[row].bool().to(ids.device)]
+        prompt: list[int] = ids.tolist()
+        return prompt
+
+    def emitted(self, row: int) -> int:
+        """How many tokens a row has emitted."""
+        return self._lengths[row] - self._prompt
+
+    def append(self, row: int, token: int) -> None:
+        """Make `token` the last of a row."""
+        self._buffer[row, self._lengths[row]] = token
+        self._lengths[row] += 1
 
     def record(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
         """Keep what `return_dict_in_generate` asked for."""
@@ -138,46 +201,88 @@ class TransformersEngine:
         if self.logits is not None:
             self.logits.append(logits)
 
-    def prefill(self) -> _Scores:
-        """Run the prompt, by the model's own prefill."""
-        outputs = self.model._prefill(self.ids, self.config, self.kwargs)
+    def prefill(self) -> list[_Scores]:
+        """Run the prompts, by the model's own prefill."""
+        if self.batch:
+            kv.widen(self.cache)
+        outputs = self.model._prefill(self._buffer[:, : self._prompt], self.config, self.kwargs)
         if outputs.get("past_key_values") is not None:
             self.kwargs["past_key_values"] = outputs.past_key_values
         kv.check(self.cache)
         kv.prepare(self.cache)
         self._position = positions[..., -1:] if (positions := self.kwargs.get("position_ids")) is not None else None
-        return _Scores(self, outputs.logits[0, -1:])
+        self._padding = None if self._mask is None or bool(self._mask.all()) else self._mask.bool()
+        self._entries = [int(self.cache.get_seq_length())] * len(self._active)  # of each row in the cache
+        return self._scores(outputs.logits[:, -1:], [1] * len(self._active))
 
-    def verify(self, root: int, tree: DraftTree) -> _Scores:
-        """Score the root and every node in one forward pass."""
-        self._count = count = len(tree) + 1
-        ids = self.ids
-        if len(tree):
-            ids = torch.cat([ids, torch.from_numpy(tree.tokens)[None].to(ids)], dim=-1)
+    def verify(self, rows: Sequence[int], roots: Sequence[int], trees: Sequence[DraftTree]) -> list[_Scores]:
+        """Score each row's root and every node of its tree in one forward pass."""
+        if list(rows) != self._active:
+            self._drop_others(rows)
+        self._count = count = max(map(len, trees)) + 1
+        steps = torch.zeros(len(rows), count, dtype=torch.long)
+        depths = torch.zeros(len(rows), count, dtype=torch.long)
+        for i, (root, tree) in enumerate(zip(roots, trees, strict=True)):
+            steps[i, 0] = root
+            steps[i, 1 : len(tree) + 1] = torch.from_numpy(tree.tokens)
+            depths[i, 1 : len(tree) + 1] = torch.from_numpy(tree.depths) + 1
+        before = self._buffer[:, : self.length - 1] if not self.batch else self._buffer[list(rows), : self._longest()]
+        ids = torch.cat([before, steps.to(before)], dim=-1)
         kwargs = dict(self.kwargs)
         if self._mask is not None:
-            kwargs["attention_mask"] = torch.cat([self._mask, self._mask.new_ones(1, count)], dim=-1)
+            kwargs["attention_mask"] = torch.cat([self._mask, self._mask.new_ones(len(rows), count)], dim=-1)
         if self._position is not None:
-            depths = torch.from_numpy(np.concatenate([[0], tree.depths + 1])).to(self._position)
-            kwargs["position_ids"] = self._position + 1 + depths
+            kwargs["position_ids"] = self._position + 1 + depths.to(self._position)
         for name in ("token_type_ids", "mm_token_type_ids"):
             if (types := kwargs.get(name)) is not None:
                 kwargs[name] = types[:, -1:].expand(-1, count)
         if kwargs.get("logits_to_keep") is not None:
             kwargs["logits_to_keep"] = count
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
-        if not tree.is_chain:
-            padding = None if self._mask is None else self._mask[0].bool()
-            masks = kv.masks(self.cache, tree, padding, self.windows, self.model.dtype, self.model.device)
+        if self.batch or not trees[0].is_chain:
+            lengths = self._entries if self.batch else None
+            masks = kv.masks(
+                self.cache, trees, lengths, self._padding, self.windows, self.model.dtype, self.model.device
+            )
             inputs["attention_mask"] = masks if len(masks) > 1 else next(iter(masks.values()))
         outputs = self.model(**inputs, return_dict=True)
-        return _Scores(self, outputs.logits[0, -count:])
+        return self._scores(outputs.logits[:, -count:], [len(tree) + 1 for tree in trees])
 
-    def commit(self, path: Sequence[int]) -> None:
-        """Keep the root's entry and those of the nodes in `path`."""
-        kept = 1 + len(path)
-        kv.keep(self.cache, self._count, [0, *(node + 1 for node in path)])
+    def commit(self, paths: Sequence[Sequence[int]]) -> None:
+        """Keep each root's entry and those of the nodes in its path."""
+        kept = [[0, *(node + 1 for node in path)] for path in paths]
+        if self.batch:
+            kv.keep_rows(self.cache, self._entries, kept)
+        else:
+            kv.keep(self.cache, self._count, kept[0])
+        self._entries = [before + len(rows) for before, rows in zip(self._entries, kept, strict=True)]
         if self._mask is not None:
-            self._mask = torch.cat([self._mask, self._mask.new_ones(1, kept)], dim=-1)
+            grown = self._longest() - self._mask.shape[1]
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), grown)], dim=-1)
         if self._position is not None:
-            self._position = self._position + kept
+            self._position = self._position + torch.tensor([[len(rows)] for rows in kept]).to(self._position)
+
+    def _longest(self) -> int:
+        """Entries of the longest row in the cache, where a step's entries begin."""
+        return max(self._entries)
+
+    def _scores(self, logits: torch.Tensor, counts: Sequence[int]) -> list[_Scores]:
+        scored = _Pass(logits)
+        return [_Scores(self, scored, i, row, counts[i]) for i, row in enumerate(self._active)]
+
+    def _drop_others(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only: those that have ended cost nothing more."""
+        places = [self._active.index(row) for row in rows]
+        self._entries = [self._entries[place] for place in places]
+        kv.select_rows(self.cache, places, self._longest())
+        held = {"mask": self._mask, "padding": self._padding, "position": self._position}
+        for name, value in held.items():
+            if value is not None:
+                # Positions of several kinds stand before the rows.
+                setattr(self, f"_{name}", value.index_select(-2, torch.tensor(places, device=value.device)))
+        if self._mask is not None:
+            self._mask = self._mask[:, : self._longest()]
+        for name, value in self.kwargs.items():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == len(self._active):
+                self.kwargs[name] = value[torch.tensor(places, device=value.device)]
+        self._active = list(rows)

@@ -11,6 +11,13 @@ from typing import Any, Literal, cast
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.logits_process import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    PrefixConstrainedLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+from transformers.generation.stopping_criteria import MaxLengthCriteria, MaxTimeCriteria
 from transformers.generation.utils import GENERATION_MODES_MAPPING, GenerateDecoderOnlyOutput
 
 from aded import drafters
@@ -19,7 +26,7 @@ from aded.decoding import Stats, decode
 from aded.drafters.base import Drafter, Session
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.costs import cost_curve
-from aded.engines.transformers.engine import TransformersEngine
+from aded.engines.transformers.engine import TransformersEngine, verifies_trees
 from aded.engines.transformers.linear import fast_linear
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
@@ -30,15 +37,28 @@ Nodes = int | Literal["auto"]
 _DRAFTERS: weakref.WeakKeyDictionary[Any, dict[str, Drafter]] = weakref.WeakKeyDictionary()
 
 
+_OF_WHOLE_BATCH = (
+    PrefixConstrainedLogitsProcessor,
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+
+
 def _refuse(
-    model: Any, input_ids: torch.Tensor, config: GenerationConfig, synced: bool, kwargs: dict[str, Any]
+    model: Any,
+    input_ids: torch.Tensor,
+    config: GenerationConfig,
+    processors: LogitsProcessorList,
+    criteria: StoppingCriteriaList,
+    synced: bool,
+    kwargs: dict[str, Any],
 ) -> None:
     mode = config.get_generation_mode()
     reasons = {
         "beam search and other modes than greedy and sampling keep several sequences": mode
         not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
         "encoder-decoder models are not supported": model.config.is_encoder_decoder,
-        "a batch of more than one sequence is not supported": input_ids.shape[0] != 1,
         "a recurrent state cannot drop rejected drafts": getattr(model, "_is_stateful", False),
         "attentions and hidden states of a tree pass differ in shape from plain decoding's": bool(
             config.return_dict_in_generate and (config.output_attentions or config.output_hidden_states)
@@ -46,9 +66,36 @@ def _refuse(
         "synchronised generation over several processes is not supported": synced,
         "speculative decoding needs the key/value cache (use_cache=True)": not kwargs.get("use_cache", True),
     }
+    if input_ids.shape[0] > 1:
+        reasons |= _batch_reasons(model, config, processors, criteria, kwargs)
     for reason, holds in reasons.items():
         if holds:
             raise UnsupportedError(f'{reason}; decode without ADED, or pass on_unsupported="fallback"')
+
+
+def _batch_reasons(
+    model: Any,
+    config: GenerationConfig,
+    processors: LogitsProcessorList,
+    criteria: StoppingCriteriaList,
+    kwargs: dict[str, Any],
+) -> dict[str, bool]:
+    """What one sequence can be asked for and a batch, whose rows are not in step, cannot."""
+    cache = kwargs.get("past_key_values")
+    ends = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+    return {
+        "a batch needs a model whose attention takes a mask of its own for each row": not verifies_trees(model),
+        "a batch needs a growing cache that is empty": cache is not None
+        and (kv.room(cache) is not None or cache.get_seq_length() > 0),
+        "scores and logits of a batch are not returned": bool(
+            config.return_dict_in_generate and (config.output_scores or config.output_logits)
+        ),
+        "a processor that tells a batch's rows apart cannot see one at a time": any(
+            isinstance(processor, _OF_WHOLE_BATCH) for processor in processors
+        ),
+        "without an end-of-sequence token, rows of a batch go on until a criterion holds for all of them": not ends
+        and any(not isinstance(criterion, MaxLengthCriteria | MaxTimeCriteria) for criterion in criteria),
+    }
 
 
 class _ChainSession:
@@ -85,9 +132,9 @@ def _shared_drafter(model: Any, drafter: str | Drafter) -> Drafter:
     return made[drafter]
 
 
-def _budget(model: Any, nodes: Nodes, prompt_length: int) -> Budget:
+def _budget(engine: TransformersEngine, nodes: Nodes, rows: int) -> Budget:
     if nodes == "auto":
-        return MeasuredBudget(lambda: cost_curve(model, prompt_length))
+        return MeasuredBudget(lambda: cost_curve(engine.model, engine.length, rows), lambda: engine.length)
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 0:
         raise ValueError(f'nodes must be "auto" or a whole number from 0 on, not {nodes!r}')
     return FixedBudget(nodes)
@@ -108,40 +155,52 @@ def _generate(
 ) -> GenerateDecoderOnlyOutput | torch.Tensor:
     engine = TransformersEngine(model, input_ids, generation_config, logits_processor, model_kwargs)
     drafter = _shared_drafter(model, drafter)
-    prompt = input_ids[0].tolist()
-    budget = _budget(model, nodes, len(prompt))
-    session: Session = drafter.start(prompt)
+    rows, length = input_ids.shape
+    budget = _budget(engine, nodes, rows)
+    sessions: list[Session] = [drafter.start(engine.prompt(row)) for row in range(rows)]
     if not engine.trees:
-        session = _ChainSession(session)
+        sessions = [_ChainSession(session) for session in sessions]
     if kv.room(engine.cache) is not None:
-        session = _StaticSession(session, engine)
+        sessions = [_StaticSession(session, engine) for session in sessions]
+    finished: set[int] = set()
 
-    def stop() -> bool:
-        return bool(stopping_criteria(engine.ids, None).all())  # type: ignore[arg-type]
+    def stop(row: int) -> bool:
+        if bool(stopping_criteria(engine.ids(row), None).all()):  # type: ignore[arg-type]
+            finished.add(row)
+        return row in finished
 
     steps = decode(
         engine,
-        session,
+        sessions,
         budget=budget,
-        max_tokens=int(generation_config.max_length) - len(prompt),
+        max_tokens=int(generation_config.max_length) - length,
         top_k=drafter.top_k,
         stop=stop,
         stats=stats,
     )
-    for step in steps:
-        if streamer is not None:
-            for token in step.tokens:
-                streamer.put(torch.tensor([token]))
+    shown = length
+    try:
+        for _ in steps:
+            if streamer is None:
+                continue
+            # As plain decoding shows a batch: one token of every row at a time, as far as all rows are.
+            running = [length + engine.emitted(row) for row in range(rows) if row not in finished]
+            for position in range(shown, shown := min(running, default=engine.length)):
+                streamer.put(engine.output()[:, position].cpu())
+    finally:
+        kv.finish(engine.cache)
     if streamer is not None:
         streamer.end()
-    kv.finish(engine.cache)
+    sequences = engine.output()
+    if engine.batch:
+        engine.cache.reset()  # its rows are no longer those of the output
     if not generation_config.return_dict_in_generate:
-        return engine.ids
+        return sequences
     return GenerateDecoderOnlyOutput(
-        sequences=engine.ids,
+        sequences=sequences,
         scores=None if engine.scores is None else cast(Any, tuple(engine.scores)),
         logits=None if engine.logits is None else cast(Any, tuple(engine.logits)),
-        past_key_values=engine.cache,
+        past_key_values=None if engine.batch else engine.cache,
     )
 
 
@@ -184,7 +243,7 @@ def generate(
     processors = LogitsProcessorList() if logits_processor is None else logits_processor
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     try:
-        _refuse(model, input_ids, generation_config, synced_gpus, model_kwargs)
+        _refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, model_kwargs)
         if (cache := model_kwargs.get("past_key_values")) is not None:
             kv.check(cache)
     except UnsupportedError as error:

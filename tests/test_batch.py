@@ -1,0 +1,176 @@
+"""A batch gives every row what it gives without us, whichever rows run ahead and whichever end first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import transformers as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import aded
+from aded.engines.transformers.sampling import SharedNoise
+from oracle import Oracle
+from test_architectures import FAMILIES, build
+from test_generate import Recorder
+
+CHAINS_ONLY = ("falcon-alibi", "bloom", "mpt")
+PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3], [8, 9, 7, 9, 3], [2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8]]
+
+
+def padded(prompts: Sequence[Sequence[int]] = PROMPTS) -> dict[str, torch.Tensor]:
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+class Uneven:
+    """Knows every row's answer, and drafts more of it for some rows than for others."""
+
+    top_k = 0
+
+    def __init__(self, answers: Sequence[Sequence[int]]) -> None:
+        self.answers, self.started = answers, 0
+
+    def start(self, prompt: Sequence[int]) -> Any:
+        row = self.started
+        self.started += 1
+        return Oracle(self.answers[row], depth=1 + 2 * row % 5).start(prompt)
+
+
+def pair(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> tuple[torch.Tensor, torch.Tensor, aded.Stats]:
+    options = {"max_new_tokens": 30, "pad_token_id": 0, "do_sample": False, **options}
+    torch.manual_seed(5)
+    plain = model.generate(**inputs, **options)
+    state = torch.get_rng_state()
+    answers = plain[:, inputs["input_ids"].shape[1] :].tolist()
+    stats = aded.Stats()
+    torch.manual_seed(5)
+    ours = model.generate(
+        **inputs, **options, custom_generate=aded.generate, drafter=Uneven(answers), nodes=12, stats=stats
+    )
+    assert torch.equal(torch.get_rng_state(), state), "the generator is left where plain decoding leaves it"
+    return plain, ours, stats
+
+
+@pytest.mark.parametrize("seed", [None, 7], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in CHAINS_ONLY])
+def test_rows_are_the_models_own(family: str, seed: int | None) -> None:
+    sampling = {} if seed is None else {"do_sample": True, "temperature": 1.3, "top_k": 20}
+    plain, ours, stats = pair(build(family), padded(), **sampling)
+    assert torch.equal(plain, ours)
+    assert stats.passes < 30
+    assert stats.tokens == 4 * 30
+
+
+def test_rows_are_those_of_the_prompts_alone() -> None:
+    model, options = build("llama"), {"max_new_tokens": 30, "pad_token_id": 0, "do_sample": False}
+    together = model.generate(**padded(), **options, custom_generate=aded.generate, nodes=12)
+    for prompt, row in zip(PROMPTS, together.tolist(), strict=True):
+        alone = model.generate(torch.tensor([prompt]), **options)
+        assert row[-30:] == alone[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_rows_end_each_at_its_own_end(sample: bool) -> None:
+    model = build("llama")
+    free, _, _ = pair(model, padded(), do_sample=sample)
+    width = padded()["input_ids"].shape[1]
+    for row, position in [(0, 3), (1, 9), (2, 17), (3, 5)]:
+        end = int(free[row, width + position])
+        plain, ours, stats = pair(model, padded(), do_sample=sample, eos_token_id=[end, int(free[1, width + 12])])
+        assert torch.equal(plain, ours)
+        assert stats.tokens <= (plain[:, width:].numel())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+        {"do_sample": True, "top_p": 0.9, "temperature": 0.7, "repetition_penalty": 1.2},
+        {"max_new_tokens": 1},
+        {"prefill_chunk_size": 4},
+        {"nodes": "auto"},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_options_hold_for_every_row(options: dict[str, Any]) -> None:
+    model = build("llama")
+    nodes = options.pop("nodes", 12)
+    options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False, **options}
+    torch.manual_seed(1)
+    plain = model.generate(**padded(), **options)
+    torch.manual_seed(1)
+    assert torch.equal(plain, model.generate(**padded(), **options, custom_generate=aded.generate, nodes=nodes))
+
+
+def test_several_samples_of_one_prompt() -> None:
+    plain, ours, _ = pair(build("llama"), padded(PROMPTS[:1]), do_sample=True, num_return_sequences=3)
+    assert torch.equal(plain, ours)
+    assert len(ours) == 3
+
+
+def test_a_streamer_sees_a_batch_one_position_at_a_time() -> None:
+    model = build("llama")
+    free, _, _ = pair(model, padded())
+    options: dict[str, Any] = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
+    options["eos_token_id"] = int(free[2, padded()["input_ids"].shape[1] + 4])
+    plain, ours = Recorder(), Recorder()
+    model.generate(**padded(), streamer=plain, **options)
+    model.generate(**padded(), streamer=ours, custom_generate=aded.generate, nodes=12, **options)
+    assert plain.seen == ours.seen
+    assert ours.ended == 1
+
+
+def test_a_dictionary_is_returned_where_asked_for() -> None:
+    model, options = build("llama"), {"max_new_tokens": 8, "pad_token_id": 0, "return_dict_in_generate": True}
+    plain = model.generate(**padded(), do_sample=False, **options)
+    ours = model.generate(**padded(), do_sample=False, custom_generate=aded.generate, **options)
+    assert torch.equal(plain.sequences, ours.sequences)
+
+
+def only_low(batch: int, ids: torch.Tensor) -> list[int]:
+    return list(range(batch, 20))
+
+
+def filled() -> tf.DynamicCache:
+    cache = tf.DynamicCache()
+    cache.update(torch.zeros(4, 2, 3, 16), torch.zeros(4, 2, 3, 16), 0)
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"cache_implementation": "static", "disable_compile": True}, "growing cache"),
+        ({"past_key_values": filled}, "growing cache"),
+        ({"output_scores": True, "return_dict_in_generate": True}, "scores"),
+        ({"prefix_allowed_tokens_fn": only_low}, "apart"),
+    ],
+)
+def test_what_a_batch_cannot_have_is_refused(options: dict[str, Any], says: str) -> None:
+    options = {name: value() if value is filled else value for name, value in options.items()}
+    options |= {"max_new_tokens": 4, "pad_token_id": 0, "do_sample": False, "custom_generate": aded.generate}
+    with pytest.raises(aded.UnsupportedError, match=says):
+        build("llama").generate(**padded(), **options)
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.lists(st.integers(0, 2), min_size=30, max_size=30), memory=st.sampled_from([1, 2000, 10**9]))
+def test_choices_do_not_depend_on_which_row_is_ahead(order: list[int], memory: int) -> None:
+    """Nor on how much of the noise drawn is remembered."""
+    rows, probs = 3, torch.rand(30, 3, 50).softmax(-1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aded.engines.transformers.sampling._MEMORY", memory)
+        torch.manual_seed(3)
+        expected = [torch.multinomial(step, 1)[:, 0].tolist() for step in probs]
+        torch.manual_seed(3)
+        noise, positions = SharedNoise(rows), [0] * rows
+        for row in order:
+            position = positions[row]
+            assert noise(probs[position, row : row + 1], row, position) == expected[position][row]
+            positions[row] += 1
