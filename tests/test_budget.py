@@ -58,7 +58,7 @@ def test_where_nothing_pays_drafts_become_rare_but_do_not_end() -> None:
 def test_a_batch_gets_the_width_with_the_best_expected_rate(rows: list[list[float]], slope: float) -> None:
     trees = [DraftTree.build(range(len(row)), [-1] * len(row), sorted(row, reverse=True)) for row in rows]
     costs = CostCurve([1, MAX_NODES + 1], [1.0, 1.0 + slope * MAX_NODES], rows=len(rows))
-    chosen = MeasuredBudget(lambda: costs).choose(trees)
+    chosen = MeasuredBudget(lambda: costs).choose(trees, dict.fromkeys(range(len(trees)), 0))
     width = max(map(len, chosen))
     assert all(len(small) == min(width, len(tree)) for small, tree in zip(chosen, trees, strict=True))
 
@@ -68,6 +68,14 @@ def test_a_batch_gets_the_width_with_the_best_expected_rate(rows: list[list[floa
         return float(sum(1 + np.exp(tree.log_probs[:k]).sum() for tree in trees)) / cost[k]
 
     assert rate(width) >= max(map(rate, range(7))) * (1 - 1e-6)
+
+
+def test_a_row_far_ahead_does_not_slow_the_others_down() -> None:
+    costs = CostCurve([1, MAX_NODES + 1], [1.0, 1.0 + 0.3 * MAX_NODES], rows=2)
+    nothing = DraftTree.chain([1], [-9.0])
+    assert len(MeasuredBudget(lambda: costs).choose([LIKELY, nothing], {0: 0, 1: 0})[0]) > 0
+    assert len(MeasuredBudget(lambda: costs).choose([LIKELY, nothing], {0: 90, 1: 0})[0]) == 0
+    assert len(MeasuredBudget(lambda: costs).choose([LIKELY, nothing], {0: 0, 1: 90})[0]) > 0
 
 
 @given(st.floats(0.5, 2.5), st.floats(0, 0.5), st.integers(0, 99))

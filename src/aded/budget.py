@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +12,14 @@ from numpy.typing import NDArray
 
 from aded.tree import DraftTree
 
-__all__ = ["MAX_NODES", "Budget", "CostCurve", "FixedBudget", "MeasuredBudget"]
+__all__ = ["MAX_NODES", "ONE_ROW", "Budget", "CostCurve", "FixedBudget", "MeasuredBudget"]
 
 MAX_NODES = 64
+ONE_ROW: Mapping[int, int] = {0: 0}
+
+_PRIOR = 4.0  # tokens of evidence that predictions are right, to begin with
+_LEAD = 16  # tokens by which a row must be ahead of the slowest for its own to count half
+_KEPT = 0.98  # of what is known, after one more step
 
 
 class CostCurve:
@@ -127,11 +133,11 @@ class Budget:
 
     max_nodes: int
 
-    def choose(self, trees: Sequence[DraftTree]) -> list[DraftTree]:
-        """The part of each tree worth verifying."""
+    def choose(self, trees: Sequence[DraftTree], progress: Mapping[int, int] = ONE_ROW) -> list[DraftTree]:
+        """The part of each tree worth verifying; `progress` is each row's number and tokens emitted."""
         raise NotImplementedError
 
-    def observe(self, tree: DraftTree, accepted: int) -> None:
+    def observe(self, tree: DraftTree, accepted: int, row: int = 0) -> None:
         """Told of each verified tree, and of how many of its nodes were kept."""
 
     def timed(self, trees: Sequence[DraftTree], verifying_s: float, other_s: float) -> None:
@@ -144,9 +150,29 @@ class FixedBudget(Budget):
     def __init__(self, nodes: int) -> None:
         self.max_nodes = nodes
 
-    def choose(self, trees: Sequence[DraftTree]) -> list[DraftTree]:
+    def choose(self, trees: Sequence[DraftTree], progress: Mapping[int, int] = ONE_ROW) -> list[DraftTree]:
         """The trees themselves."""
         return list(trees)
+
+
+class _Calibration:
+    """Accepted over predicted, of late."""
+
+    def __init__(self) -> None:
+        self._accepted = self._predicted = _PRIOR
+
+    @property
+    def factor(self) -> float:
+        return self._accepted / self._predicted
+
+    def learn(self, accepted: int, predicted: float) -> None:
+        self._accepted = _KEPT * self._accepted + accepted
+        self._predicted = _KEPT * self._predicted + predicted
+
+    def forget(self) -> None:
+        """A step that verified nothing: what failed before is believed less, or it would never be tried again."""
+        self._accepted += (1 - _KEPT) * (_PRIOR - self._accepted)
+        self._predicted += (1 - _KEPT) * (_PRIOR - self._predicted)
 
 
 class _Fit:
@@ -172,9 +198,9 @@ class _Fit:
         expected = float(self(np.array([predicted]))[0])
         inputs, output = np.array([predicted / self._unit, 1.0]), min(observed, 3 * expected) / self._unit
         spread = self._spread @ inputs
-        gain = spread / (0.98 + inputs @ spread)
+        gain = spread / (_KEPT + inputs @ spread)
         self._weights = self._weights + gain * (output - inputs @ self._weights)
-        spread = (self._spread - np.outer(gain, spread)) / 0.98
+        spread = (self._spread - np.outer(gain, spread)) / _KEPT
         self._spread = spread * min(1.0, 2.0 / np.trace(spread))  # without news, doubt grows only so far
 
 
@@ -183,14 +209,15 @@ class MeasuredBudget(Budget):
 
     A node is accepted exactly if its whole path is, so a step that verifies the k likeliest nodes emits on average
     1 + a * sum(p_1..p_k) tokens, p the drafter's path probabilities and a their calibration: accepted over predicted,
-    learned while decoding. It takes cost(k + 1) seconds, and drafting and learning take d, so k maximises
+    learned while decoding, of each row. It takes cost(k + 1) seconds, and drafting and learning take d, so k maximises
     (1 + a * sum p) / (cost(k + 1) + d); k = 0 is a plain step. On a convex curve, as p only falls with k, that is to
     add a node while its gain a * p_k over its marginal cost is above the rate reached so far; every k is looked at,
     since measured curves dip.
 
     A batch is verified as a rectangle: rows times the nodes of the widest tree, and a row with fewer nodes saves
     nothing. So all rows get the same k, the one that maximises the sum of their expected tokens over the cost of the
-    rectangle, each its own k likeliest nodes.
+    rectangle, each its own k likeliest nodes. A batch is done when its slowest row is: a token of a row that is ahead
+    counts half as much for every 16 tokens of its lead, or a row that copies would slow the others down to no use.
 
     Costs are the curve's, corrected by a line fitted to the steps that follow, so that a machine that slows down or a
     cache that grows is noticed. Where no node has paid for some steps, drafts are made at every second step only, then
@@ -208,7 +235,7 @@ class MeasuredBudget(Budget):
     def __init__(self, curve: Callable[[], CostCurve], length: Callable[[], int] = lambda: 0) -> None:
         self.max_nodes = MAX_NODES
         self._make_curve, self._length = curve, length
-        self._accepted = self._predicted = 4.0  # a few tokens of evidence that predictions are right
+        self._calibrations: defaultdict[int, _Calibration] = defaultdict(_Calibration)
         self._fit = _Fit()
         self._other_s = 0.0
         self._reach = MAX_NODES  # nodes worth drafting: as many as pay now, and as many again
@@ -219,26 +246,27 @@ class MeasuredBudget(Budget):
     def _curve(self) -> CostCurve:
         return self._make_curve()
 
-    def choose(self, trees: Sequence[DraftTree]) -> list[DraftTree]:
+    def choose(self, trees: Sequence[DraftTree], progress: Mapping[int, int] = ONE_ROW) -> list[DraftTree]:
         """The part of each tree worth verifying."""
         self._drafted = not self._asleep
         if self._asleep:
+            self._forget(progress)
             self._asleep -= 1
             self.max_nodes = 0 if self._asleep else self._reach
             return list(trees)
         widest = max(map(len, trees))
         if not widest:
             return list(trees)
-        gains = np.zeros(widest + 1)
-        for tree in trees:
-            scores = np.sort(tree.log_probs)[::-1]
-            reached = np.cumsum(np.exp(scores.astype(np.float64)))
-            gains[1 : len(tree) + 1] += reached
-            if len(tree):
-                gains[len(tree) + 1 :] += reached[-1]
-        tokens = len(trees) + self._accepted / self._predicted * gains
+        tokens, slowest = np.zeros(widest + 1), min(progress.values())
+        for tree, (row, emitted) in zip(trees, progress.items(), strict=True):
+            scores = np.zeros(widest)
+            scores[: len(tree)] = np.sort(np.exp(tree.log_probs))[::-1]
+            gains = self._calibrations[row].factor * np.concatenate([[0.0], np.cumsum(scores)])
+            tokens += 0.5 ** ((emitted - slowest) / _LEAD) * (1 + gains)
         costs = self._fit(self._curve.at(np.arange(1, widest + 2), rows=len(trees), length=self._length()))
         best = int(np.argmax(tokens / (costs + self._other_s)))
+        if not best:
+            self._forget(progress)
         self._plan(best)
         return [tree.limit(nodes=best) for tree in trees]
 
@@ -250,12 +278,14 @@ class MeasuredBudget(Budget):
         self._asleep = min(2 ** (self._idle - 3), 16) - 1 if self._idle > 3 else 0
         self.max_nodes = 0 if self._asleep else self._reach
 
-    def observe(self, tree: DraftTree, accepted: int) -> None:
-        """Correct the calibration by one verified tree of which `accepted` nodes were kept."""
+    def observe(self, tree: DraftTree, accepted: int, row: int = 0) -> None:
+        """Correct a row's calibration by one verified tree of which `accepted` nodes were kept."""
         if len(tree):
-            forget = 0.98
-            self._accepted = forget * self._accepted + accepted
-            self._predicted = forget * self._predicted + float(np.exp(tree.log_probs).sum())
+            self._calibrations[row].learn(accepted, float(np.exp(tree.log_probs).sum()))
+
+    def _forget(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            self._calibrations[row].forget()
 
     def timed(self, trees: Sequence[DraftTree], verifying_s: float, other_s: float) -> None:
         """Correct the curve by one step."""

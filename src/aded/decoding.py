@@ -154,7 +154,7 @@ def decode(
             seen = scored.top_k(top_k) if top_k else None
             row.session.observe(Observation(row.emitted, row.tree, *(seen or (None, None))))
             if not row.finished:  # an end inside a path says nothing of the nodes after it
-                budget.observe(row.tree, row.accepted)
+                budget.observe(row.tree, row.accepted, row.number)
         learning = (clock := time.perf_counter()) - now
         if stats.passes:
             budget.timed([row.tree for row in rows], verifying, drafting + learning)
@@ -181,7 +181,7 @@ def decode(
             row.session.draft(most).limit(depth=max_tokens - row.tokens - 1) if most else DraftTree.empty()
             for row in rows
         ]
-        for row, tree in zip(rows, budget.choose(drafts), strict=True):
+        for row, tree in zip(rows, budget.choose(drafts, {row.number: row.tokens for row in rows}), strict=True):
             row.tree = tree
         drafting = (now := time.perf_counter()) - clock
         stats.draft_s += drafting

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aded.budget import MAX_NODES, Budget, CostCurve, FixedBudget, MeasuredBudget
+from aded.budget import MAX_NODES, ONE_ROW, Budget, CostCurve, FixedBudget, MeasuredBudget
 from aded.drafters.base import Drafter
 from aded.traces.replay import decode_sequence
 from aded.traces.trace import Trace
@@ -53,8 +53,8 @@ class _Metered(Budget):
     def max_nodes(self) -> int:  # type: ignore[override]
         return self._budget.max_nodes
 
-    def choose(self, trees: Sequence[DraftTree]) -> list[DraftTree]:
-        chosen = self._budget.choose(trees)
+    def choose(self, trees: Sequence[DraftTree], progress: Mapping[int, int] = ONE_ROW) -> list[DraftTree]:
+        chosen = self._budget.choose(trees, progress)
         self.seconds += self._curve(len(chosen[0]) + 1)
         return chosen
 

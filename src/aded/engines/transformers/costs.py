@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicCache
 
 from aded.budget import MAX_NODES, CostCurve
 from aded.engines.transformers import cache as kv
+from aded.engines.transformers.attention import grouped_attention, implementation
 from aded.engines.transformers.linear import fast_linear
 from aded.files import cache_folder, digest, replace
 
@@ -65,7 +66,7 @@ def _conditions(model: Any, rows: int) -> str:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
         "rows": rows,
-        "attention": model.config.get_text_config(decoder=True)._attn_implementation,
+        "attention": implementation(model),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -101,16 +102,20 @@ def _measure(model: Any, length: int, rows: int) -> CostCurve:
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
     def step(tokens: int) -> float:
+        mask = None
         wait()
         started = perf_counter()
-        logits = model(input_ids=token[:, :tokens], past_key_values=past, use_cache=True).logits
+        if rows > 1:  # a batch always has padding to mask
+            mask = torch.ones(rows, past.get_seq_length() + tokens, dtype=torch.long, device=model.device)
+            mask[0, 0] = 0
+        logits = model(input_ids=token[:, :tokens], attention_mask=mask, past_key_values=past, use_cache=True).logits
         logits.float().topk(8)
         wait()
         seconds = perf_counter() - started
         kv.keep(past, tokens, range(0))
         return seconds
 
-    with fast_linear(model):
+    with fast_linear(model), grouped_attention(model):
         model(input_ids=token[:, :1].expand(rows, length), past_key_values=past, use_cache=True)
         kv.check(past)
         kv.prepare(past)

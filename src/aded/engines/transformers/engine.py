@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
 from aded.engines.transformers import cache as kv
+from aded.engines.transformers.attention import implementation
 from aded.engines.transformers.sampling import SharedNoise, multinomial
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
@@ -47,7 +48,7 @@ def verifies_trees(model: Any) -> bool:
         "position_ids" in takes
         and "attention_mask" in takes
         and not alibi
-        and config._attn_implementation in ("eager", "sdpa")
+        and implementation(model) in ("eager", "sdpa")
     )
 
 

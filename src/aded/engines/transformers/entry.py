@@ -25,6 +25,7 @@ from aded.budget import Budget, FixedBudget, MeasuredBudget
 from aded.decoding import Stats, decode
 from aded.drafters.base import Drafter, Session
 from aded.engines.transformers import cache as kv
+from aded.engines.transformers.attention import grouped_attention
 from aded.engines.transformers.costs import cost_curve
 from aded.engines.transformers.engine import TransformersEngine, verifies_trees
 from aded.engines.transformers.linear import fast_linear
@@ -262,7 +263,7 @@ def generate(
             **extra,
             **model_kwargs,
         )
-    with fast_linear(model):
+    with fast_linear(model), grouped_attention(model):
         return _generate(
             model, input_ids, processors, criteria, generation_config, streamer, drafter, nodes, stats, model_kwargs
         )
