@@ -133,6 +133,28 @@ def test_a_left_padded_prompt_gives_the_models_own_output(model: Any) -> None:
     assert torch.equal(plain, ours)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "phi3", "gpt2"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_long_prompt_goes_through_in_pieces(family: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, most = build(family), 0
+    ids = torch.randint(1, 40, (rows, 50), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[-1, : 9 * (rows > 1)] = 0
+    options: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 20, "pad_token_id": 0, "do_sample": False}
+    plain = model.generate(ids, **options)
+    monkeypatch.setattr("aded.engines.transformers.engine._CHUNK", 24)
+
+    def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal most
+        most = max(most, kwargs["input_ids"].numel())
+
+    hook = model.register_forward_pre_hook(look, with_kwargs=True)
+    ours = model.generate(ids, **options, custom_generate=aded.generate, nodes=3)
+    hook.remove()
+    assert torch.equal(plain, ours)
+    assert most <= 24
+
+
 def test_a_streamer_receives_every_token_once(model: Any) -> None:
     options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
     plain, ours, accelerated = Recorder(), Recorder(), Recorder()

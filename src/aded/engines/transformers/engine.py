@@ -22,6 +22,10 @@ from aded.tree import DraftTree
 __all__ = ["TransformersEngine"]
 
 
+_CHUNK = 1024  # tokens of long prompts that go through the model at once
+_TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")
+
+
 def attention_windows(model: Any) -> dict[str, int | None]:
     """The kinds of attention layer a model has, and the sliding window of each (None: it sees everything)."""
     config = model.config.get_text_config(decoder=True)
@@ -206,7 +210,7 @@ class TransformersEngine:
         """Run the prompts, by the model's own prefill."""
         if self.batch:
             kv.widen(self.cache)
-        outputs = self.model._prefill(self._buffer[:, : self._prompt], self.config, self.kwargs)
+        outputs = self.model._prefill(self._buffer[:, : self._prompt], self._prefill_config(), self.kwargs)
         if outputs.get("past_key_values") is not None:
             self.kwargs["past_key_values"] = outputs.past_key_values
         kv.check(self.cache)
@@ -215,6 +219,17 @@ class TransformersEngine:
         self._padding = None if self._mask is None or bool(self._mask.all()) else self._mask.bool()
         self._entries = [int(self.cache.get_seq_length())] * len(self._active)  # of each row in the cache
         return self._scores(outputs.logits[:, -1:], [1] * len(self._active))
+
+    def _prefill_config(self) -> GenerationConfig:
+        """The configuration, with chunks for long prompts of text alone: a pass then takes bounded memory."""
+        chunk = max(_CHUNK // len(self._active), 1)
+        special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in _TEXT_INPUTS)
+        short = self._prompt <= 2 * chunk
+        if self.config.prefill_chunk_size is not None or short or special or kv.room(self.cache) is not None:
+            return self.config
+        config = copy(self.config)
+        config.prefill_chunk_size = chunk
+        return config
 
     def verify(self, rows: Sequence[int], roots: Sequence[int], trees: Sequence[DraftTree]) -> list[_Scores]:
         """Score each row's root and every node of its tree in one forward pass."""

@@ -1,0 +1,97 @@
+"""Attention of a few tokens with key/value heads that several query heads share.
+
+The library repeats keys and values for every query head and so copies the whole cache in every layer of every step. A
+few tokens' queries can stand one below the other instead, those of all heads that share a key/value head: then nothing
+is copied, and the cache is read once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+__all__ = ["grouped_attention", "implementation"]
+
+_NAME = "aded_grouped_sdpa"
+_MOST = 256  # queries of a group to stack; with more, repeating the mask for each head costs more than it saves
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as the library's "sdpa" computes it: (rows, heads, tokens, size) -> (rows, tokens, heads, size)."""
+    groups = getattr(module, "num_key_value_groups", 1)
+    rows, heads, tokens, size = query.shape
+    plain = attention_mask is None or attention_mask.ndim != 4 or attention_mask.shape[1] != 1
+    special = dropout > 0 or any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "cache"))
+    many = groups * tokens > _MOST
+    # On a GPU many queries are left to the library: there, masks and shared heads together have no fast kernel.
+    special |= many and query.device.type != "cpu"
+    if plain or special or groups == 1 or tokens == 1 or heads != groups * key.shape[1]:
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return result
+    assert attention_mask is not None
+    attend = torch.nn.functional.scaled_dot_product_attention
+    if many:
+        out = attend(query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2).contiguous(), None
+    stacked = query.reshape(rows, key.shape[1], groups * tokens, size)
+    mask = attention_mask.repeat(1, 1, groups, 1)
+    out = attend(stacked, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(rows, heads, tokens, value.shape[-1]).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_NAME, _attend)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
+
+_SWAP = threading.Lock()
+_USERS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def _configs(model: Any) -> list[Any]:
+    """The configurations of the model's attention layers that share key/value heads."""
+    layers = (layer for layer in model.modules() if getattr(layer, "num_key_value_groups", 1) > 1)
+    found = {id(config): config for layer in layers if (config := getattr(layer, "config", None)) is not None}
+    return [config for config in found.values() if config._attn_implementation in ("sdpa", _NAME)]
+
+
+def implementation(model: Any) -> str:
+    """Which attention a model was given, also within `grouped_attention`."""
+    name: str = model.config.get_text_config(decoder=True)._attn_implementation
+    return "sdpa" if name == _NAME else name
+
+
+@contextmanager
+def grouped_attention(model: Any) -> Iterator[None]:
+    """Within it the model's layers attend as above where the library's "sdpa" was set; results differ by rounding."""
+    with _SWAP:
+        configs = _configs(model)
+        _USERS[model] = _USERS.get(model, 0) + 1
+        for config in configs:
+            config._attn_implementation_internal = _NAME
+    try:
+        yield
+    finally:
+        with _SWAP:
+            _USERS[model] -= 1
+            if not _USERS[model]:
+                del _USERS[model]
+                for config in configs:
+                    config._attn_implementation_internal = "sdpa"
