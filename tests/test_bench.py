@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from aded import AdedError, UnknownDrafterError
 from aded.bench import live
 from aded.bench.contenders import Contender, contenders
+from aded.bench.requests import lengthened
 from aded.bench.summary import acceptance_by_depth, summarise
 from aded.cli import app
 from aded.engines.transformers.models import Loaded
@@ -54,6 +55,29 @@ def test_steps_account_for_all_tokens(runs: list[live.Run]) -> None:
         if run.contender in ("adaptive", "token-recycling"):
             assert len(run.accepted) == run.steps - 1
             assert 0 <= run.tokens - run.steps - sum(run.accepted) + (1 if run.accepted[-1] else 0) <= 1
+
+
+def test_samples_and_batches_are_plain_decodings_too(entrants: list[Contender]) -> None:
+    ours = [entrant for entrant in entrants if entrant.name != "hf-prompt-lookup"]
+    for options in ({"temperature": 1.0}, {"batch_size": 2}, {"temperature": 1.0, "batch_size": 2}):
+        groups = live.measure(entrants[0].loaded, ours, PROMPTS, repeats=2, max_new_tokens=20, **options)
+        runs = [run for group in groups for run in group]
+        assert all(run.identical for run in runs)
+        if "batch_size" in options:
+            assert {run.prompt for run in runs} == {"1-2"}
+            assert all(run.tokens == 40 for run in runs)
+        else:
+            assert {run.prompt for run in runs} == {"1", "1.2", "2"}
+
+
+def test_prompts_are_lengthened_with_other_texts() -> None:
+    texts = ["ab" * 8, "cd" * 5, "ef" * 30, PROMPTS[1].turns[0]]
+    longer = lengthened(PROMPTS, texts, 60, len)
+    for before, after in zip(PROMPTS, longer, strict=True):
+        assert after.turns[0].endswith(before.turns[0])
+        assert len(before.turns[0]) < len(after.turns[0]) <= 60
+        assert after.turns[1:] == before.turns[1:]
+        assert "\n\n".join([before.turns[0]] * 2) not in after.turns[0]
 
 
 def test_a_repeat_begins_with_nothing_learned(runs: list[live.Run]) -> None:

@@ -212,6 +212,16 @@ def test_a_half_precision_output_is_certified(dtype: torch.dtype) -> None:
     assert len(certificate.margins) == 40
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_sample_is_certified_with_its_seed_and_no_other(model: Any, rows: int) -> None:
+    torch.manual_seed(9)
+    options = {"max_new_tokens": 20, "pad_token_id": 0, "do_sample": True, "temperature": 0.8, "top_k": 0}
+    output = model.generate(PROMPT.repeat(rows, 1), **options)
+    drawn = {"temperature": 0.8, "rows": rows, "row": rows - 1}
+    assert aded.certify(model, PROMPT, output[-1:], **drawn, seed=9).lossless
+    assert not aded.certify(model, PROMPT, output[-1:], **drawn, seed=8).lossless
+
+
 def test_a_certificate_finds_a_changed_token(model: Any) -> None:
     output = model.generate(PROMPT, max_new_tokens=20, pad_token_id=0, do_sample=False)
     changed = output.clone()

@@ -56,9 +56,8 @@ class Contender:
         options: dict[str, Any] = {"corpus": self.corpus} if self.name == "adaptive" else {}
         return drafters.create("none" if self.native else self.name, **options)
 
-    def answer(self, ids: torch.Tensor, max_new_tokens: int) -> Answer:
-        """Decode one prompt greedily. Passes of transformers' own decoding are counted from outside."""
-        settings = {"max_new_tokens": max_new_tokens, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    def answer(self, ids: torch.Tensor, **settings: Any) -> Answer:
+        """Decode prompts; `settings` are `Runner.plain`'s. Passes of transformers' own decoding are counted outside."""
         if not self.native:
             return self._runner.answer(ids, **settings)
         passes = 0
@@ -72,12 +71,12 @@ class Contender:
             answer = self._runner.plain(ids, **settings, options=_NATIVE_OPTIONS[self.name])
         finally:
             hook.remove()
-        answer.stats.steps = passes
+        answer.stats.steps = passes if len(ids) == 1 else len(answer.pieces)  # of a batch, each row counts its own
         return answer
 
-    def check(self, ids: torch.Tensor, plain: Answer, answer: Answer) -> dict[str, Any]:
+    def check(self, ids: torch.Tensor, plain: Answer, answer: Answer, **settings: Any) -> dict[str, Any]:
         """Identity with plain decoding; see `Runner.compare`."""
-        return self._runner.compare(ids, plain, answer, greedy=True)
+        return self._runner.compare(ids, plain, answer, **settings)
 
 
 def contenders(names: Sequence[str], loaded: Loaded, nodes: Any, corpus: Path | None = None) -> list[Contender]:

@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from aded.bench.contenders import PLAIN, Contender
+from aded.bench.requests import requests
 from aded.engines.transformers.models import Loaded
 from aded.traces.prompts import Prompt
 
@@ -96,10 +97,12 @@ def measure(
     *,
     repeats: int = 3,
     max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    batch_size: int = 1,
     keep_state: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[list[Run]]:
-    """Every answer of every turn of every prompt: one list a request, a run of each contender in it.
+    """Every answer to every request: one list a request, a run of each contender in it.
 
     Whoever goes first changes from request to request, so that a machine that drifts hurts all alike. Each repeat
     begins with nothing learned: no contender meets a prompt it has seen. A conversation goes on from plain decoding's
@@ -107,72 +110,72 @@ def measure(
 
     Args:
         contenders: plain decoding first.
+        temperature: 0 is greedy; samples are drawn with the repeat's number as seed, the same for all.
+        batch_size: prompts answered at once; with more than one, first turns only.
         keep_state: whether contenders learn from prompt to prompt within a repeat.
         progress: told requests done and requests in all.
     """
     if not contenders or contenders[0].name != PLAIN:
         raise ValueError("the first contender must be plain decoding")
-    total, done = repeats * sum(len(prompt.turns) for prompt in prompts), itertools.count(1)
-    ids = loaded.prompt_ids([{"role": "user", "content": prompts[0].turns[0]}])
-    for contender in contenders:
-        contender.answer(ids, 24)  # compiles, measures the step times, fills caches
-    verdicts: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
+    turns = sum(len(prompt.turns) for prompt in prompts) if batch_size == 1 else -(-len(prompts) // batch_size)
+    total, done = repeats * turns, itertools.count(1)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": 1.0, "seed": 0}
+    first = next(requests(loaded, prompts, batch_size))
+    for contender in contenders:  # compiles, measures the step times, fills caches
+        contender.answer(first.ids, **settings | {"max_new_tokens": 24, "mask": first.mask})
+    verdicts: dict[Any, dict[str, Any]] = {}
     for repeat in range(repeats):
         for contender in contenders:
             contender.forget()
-        for number, prompt in enumerate(prompts):
-            messages: list[dict[str, str]] = []
-            for turn, text in enumerate(prompt.turns):
-                messages.append({"role": "user", "content": text})
-                ids = loaded.prompt_ids(messages)
-                name = prompt.name if turn == 0 else f"{prompt.name}.{turn + 1}"
-                shift = (number + repeat) % len(contenders)
-                answers, peaks = {}, {}
-                for contender in [*contenders[shift:], *contenders[:shift]]:
-                    if not keep_state and turn == 0:
-                        contender.forget()
-                    peak = _Peak()
-                    with peak.watch(loaded.model.device):
-                        answers[contender.name] = contender.answer(ids, max_new_tokens)
-                    peaks[contender.name] = peak.mb
-                plain = answers[PLAIN]
-                runs = []
-                for contender in contenders:
-                    answer = answers[contender.name]
-                    key = (name, tuple(answer.ids[0].tolist()))
-                    if key not in verdicts:
-                        checked = contender.check(ids, plain, answer)
-                        keys = ("identical", "tie", "first_difference", "margin", "noise")
-                        verdicts[key] = {key: checked[key] for key in keys}
-                    stats = answer.stats
-                    runs.append(
-                        Run(
-                            contender=contender.name,
-                            prompt=name,
-                            category=prompt.category,
-                            repeat=repeat,
-                            tokens=answer.tokens,
-                            steps=stats.steps,
-                            seconds=answer.seconds,
-                            first_s=answer.first_s,
-                            draft_s=stats.draft_s,
-                            verify_s=stats.verify_s,
-                            learn_s=stats.learn_s,
-                            drafted=stats.drafted,
-                            accepted=_accepted(stats.from_draft),
-                            peak_mb=peaks[contender.name],
-                            **verdicts[key],
-                        )
+        for number, request in enumerate(requests(loaded, prompts, batch_size)):
+            settings |= {"seed": repeat if temperature > 0 else 0, "mask": request.mask}
+            shift = (number + repeat) % len(contenders)
+            answers, peaks = {}, {}
+            for contender in [*contenders[shift:], *contenders[:shift]]:
+                if not keep_state and request.first:
+                    contender.forget()
+                peak = _Peak()
+                with peak.watch(loaded.model.device):
+                    answers[contender.name] = contender.answer(request.ids, **settings)
+                peaks[contender.name] = peak.mb
+            plain = answers[PLAIN]
+            runs = []
+            for contender in contenders:
+                answer = answers[contender.name]
+                key = (request.name, settings["seed"], str(answer.rows))
+                if key not in verdicts:
+                    checked = contender.check(request.ids, plain, answer, **settings)
+                    keys = ("identical", "tie", "first_difference", "margin", "noise")
+                    verdicts[key] = {key: checked[key] for key in keys}
+                stats = answer.stats
+                runs.append(
+                    Run(
+                        contender=contender.name,
+                        prompt=request.name,
+                        category=request.category,
+                        repeat=repeat,
+                        tokens=answer.tokens,
+                        steps=stats.steps,
+                        seconds=answer.seconds,
+                        first_s=answer.first_s,
+                        draft_s=stats.draft_s,
+                        verify_s=stats.verify_s,
+                        learn_s=stats.learn_s,
+                        drafted=stats.drafted,
+                        accepted=_accepted(stats.from_draft[len(request.ids) :]),
+                        peak_mb=peaks[contender.name],
+                        **verdicts[key],
                     )
-                yield runs
-                progress(next(done), total)
-                messages.append({"role": "assistant", "content": plain.text})
+                )
+            yield runs
+            progress(next(done), total)
+            request.reply(plain.text)
 
 
 def _accepted(from_draft: Sequence[bool]) -> list[int]:
-    """Drafted tokens accepted by each step after the prompt's: each step ends with one that was not drafted."""
+    """Drafted tokens accepted by each step: each ends with one that was not drafted."""
     counts, run = [], 0
-    for drafted in from_draft[1:]:
+    for drafted in from_draft:
         if drafted:
             run += 1
         else:

@@ -20,7 +20,8 @@ def summarise(runs: Sequence[Run], *, engine: str, state_mb: dict[str, float | N
     """One object a contender, in the order they appear.
 
     `speedup` is the median over requests and repeats of the contender's tokens a second over plain decoding's of the
-    same request and repeat; `speedup_low` and `speedup_high` are the quartiles. Shares are parts of a step of our loop.
+    same request and repeat; `speedup_low` and `speedup_high` are the quartiles, and `speedup_after_first` leaves
+    out the prompt's time. Shares are parts of a step of our loop.
     """
     plain = {(run.prompt, run.repeat): run for run in runs if run.contender == PLAIN}
     results = []
@@ -75,19 +76,27 @@ def _parts_ms(mine: Sequence[Run]) -> dict[str, float]:
 
 
 def _speed(mine: Sequence[Run], plain: dict[tuple[str, int], Run]) -> dict[str, Any]:
-    ratios = []
+    ratios, after_first = [], []
     for run in mine:
         base = plain[run.prompt, run.repeat]
         ratios.append((run.tokens / run.seconds) / (base.tokens / base.seconds))
+        if run.tokens > 1 and base.tokens > 1:
+            after_first.append(_rate_after_first(run) / _rate_after_first(base))
     low, middle, high = (float(value) for value in np.percentile(ratios, [25, 50, 75]))
     return {
         "tokens_per_second": sum(run.tokens for run in mine) / sum(run.seconds for run in mine),
         "speedup": middle,
         "speedup_low": low,
         "speedup_high": high,
+        "speedup_after_first": float(np.median(after_first)) if after_first else None,
         "mat": sum(run.tokens for run in mine) / sum(run.steps for run in mine),
         "tokens": sum(run.tokens for run in mine),
     }
+
+
+def _rate_after_first(run: Run) -> float:
+    """Tokens a second without the prompt's part of the time."""
+    return (run.tokens - 1) / max(run.seconds - run.first_s, 1e-9)
 
 
 def acceptance_by_depth(accepted: Sequence[int]) -> list[float]:

@@ -18,7 +18,7 @@ def show(report: dict[str, Any], console: Console) -> None:
     """Print the figures of every contender, then speedups by category."""
     results = report["results"]
     table = Table(title=_title(report), title_justify="left", box=SIMPLE, show_edge=False, padding=0)
-    for name in ("contender", "tokens/s", "speedup", "quartiles", "MAT", "first", "drafting", "outputs"):
+    for name in ("contender", "tokens/s", "speedup", "quartiles", "after first", "MAT", "first", "drafting", "outputs"):
         table.add_column(name, justify="left" if name in ("contender", "outputs") else "right", no_wrap=True)
     for result in results:
         looped = result["draft_share"] + result["verify_share"] > 0
@@ -27,6 +27,7 @@ def show(report: dict[str, Any], console: Console) -> None:
             f"{result['tokens_per_second']:.1f}",
             f"[bold]{result['speedup']:.2f}x[/bold]",
             f"{result['speedup_low']:.2f}-{result['speedup_high']:.2f}",
+            "" if result["speedup_after_first"] is None else f"{result['speedup_after_first']:.2f}x",
             f"{result['mat']:.2f}",
             f"{result['time_to_first_token_s']:.2f} s",
             f"{result['draft_share'] + result['learn_share']:.1%}" if looped else "",

@@ -73,7 +73,7 @@ def generate(
     if state is not None:
         runner.save(state)
     result: dict[str, Any] = answer.summary()
-    comparison = runner.compare(ids, plain, answer, greedy=temperature == 0.0) if plain is not None else None
+    comparison = runner.compare(ids, plain, answer, **settings) if plain is not None else None
     if comparison is not None:
         result.update(comparison)
     if as_json:

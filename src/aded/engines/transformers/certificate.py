@@ -1,4 +1,4 @@
-"""Proof that an output is greedy decoding's: replay it one token at a time and measure how close each choice was."""
+"""Proof that an output is plain decoding's: replay it one token at a time and measure how close each choice was."""
 
 from __future__ import annotations
 
@@ -44,13 +44,28 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify(model: Any, input_ids: torch.Tensor, output_ids: torch.Tensor) -> Certificate:
-    """Replay a greedy output through the plain model, one token at a time.
+def certify(
+    model: Any,
+    input_ids: torch.Tensor,
+    output_ids: torch.Tensor,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    row: int = 0,
+    rows: int = 1,
+) -> Certificate:
+    """Replay an output through the plain model, one token at a time.
+
+    A sampled token is the best of its scores plus noise that only the seed decides (torch draws it as the argmax of
+    probabilities over exponential noise), so that a sample is checked as a greedy output is, noise included.
 
     Args:
         model: the target.
         input_ids: the prompt, shape (1, p).
         output_ids: prompt and output as `generate` returns them, shape (1, p + n).
+        temperature: that of the sample; 0 for a greedy output. Other ways to change scores are not replayed.
+        seed: the generator's when the call to `generate` began.
+        row, rows: which row of how many the sample was drawn as.
 
     Raises:
         ValueError: the output does not begin with the prompt, or shapes are not (1, length).
@@ -62,16 +77,24 @@ def certify(model: Any, input_ids: torch.Tensor, output_ids: torch.Tensor) -> Ce
     emitted = output_ids[0, prompt:]
     if not len(emitted):
         return Certificate(np.empty(0, np.float32), 0.0)
-    single = _replay(model, output_ids, prompt, 1)
-    best = single.max(-1).values
-    margins = best - single.gather(1, emitted[:, None])[:, 0]
-    leaders = single.topk(2, dim=-1).indices
-    lead = -single.gather(1, leaders).diff(dim=-1)
+    plain = _replay(model, output_ids, prompt, 1)
+    chosen = plain - temperature * _noise(plain, seed, row, rows).log() if temperature > 0 else plain
+    margins = chosen.max(-1).values - chosen.gather(1, emitted[:, None])[:, 0]
+    leaders = chosen.topk(2, dim=-1).indices
+    lead = -plain.gather(1, leaders).diff(dim=-1)
     noise = 0.0
     for shape in (2, 5, 16, 33):
         moved = _replay(model, output_ids, prompt, shape).gather(1, leaders).diff(dim=-1) + lead
         noise = max(noise, float(moved.abs().max()))
     return Certificate(margins.float().cpu().numpy(), noise)
+
+
+def _noise(logits: torch.Tensor, seed: int, row: int, rows: int) -> torch.Tensor:
+    """Exponential noise (n, vocabulary) of a row's choices, drawn as sampling a batch of `rows` draws it."""
+    with torch.random.fork_rng([logits.device] if logits.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        shape = (rows, logits.shape[-1])
+        return torch.stack([logits.new_empty(shape).exponential_(1)[row] for _ in range(len(logits))])
 
 
 def _replay(model: Any, ids: torch.Tensor, prompt: int, chunk: int) -> torch.Tensor:

@@ -25,10 +25,19 @@ __all__ = ["Answer", "Runner"]
 
 @dataclass(frozen=True)
 class Answer:
-    """One decoded answer and what it took. Times are in seconds and include the prompt's forward pass."""
+    """A decoded answer, or a batch of them, and what it took. Times are in seconds and include the prompt's pass.
+
+    Attributes:
+        text: that of a batch's rows stands one below the other.
+        pieces: the text of each token emitted.
+        rows: token ids each row emitted.
+        ids: what `generate` returned.
+        first_s: until the first token, of every row.
+    """
 
     text: str
     pieces: list[str]
+    rows: list[list[int]]
     ids: torch.Tensor
     seconds: float
     first_s: float
@@ -78,6 +87,8 @@ class _TextStreamer(BaseStreamer):
             self._prompt = False
             return
         self.first = self.first or time.perf_counter()
+        if value.numel() > 1:  # a batch is shown when it is done
+            return
         self._tokens.extend(value.flatten().tolist())
         text = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
         if not text.endswith("\ufffd"):  # the middle of a character
@@ -156,30 +167,54 @@ class Runner:
         """Decode as the model alone does.
 
         Settings: max_new_tokens, temperature (0 is greedy), top_p, seed, on_text (called with text as it comes), and
-        options (a dict) for whatever else `generate` is to be given.
+        mask (a batch's attention mask), and options (a dict) for whatever else `generate` is to be given.
         """
         return self._timed(ids, settings, None)
 
-    def compare(self, ids: torch.Tensor, plain: Answer, answer: Answer, *, greedy: bool) -> dict[str, Any]:
-        """Speedup and identity; a greedy difference is checked for being a tie within the model's rounding noise."""
-        a, b = plain.ids[0].tolist(), answer.ids[0].tolist()
+    def compare(self, ids: torch.Tensor, plain: Answer, answer: Answer, **settings: Any) -> dict[str, Any]:
+        """Speedup and identity; a difference is checked for being a tie within the model's rounding noise.
+
+        `settings` are those of the answers. With top_p below 1 a sample cannot be checked for ties.
+        """
         result: dict[str, Any] = {
             "baseline_tokens_per_second": plain.tokens_per_second,
             "speedup": answer.tokens_per_second / plain.tokens_per_second,
-            "identical": a == b,
+            "identical": plain.rows == answer.rows,
             "first_difference": None,
             "margin": None,
             "noise": None,
             "tie": False,
         }
-        if a != b:
-            same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-            result["first_difference"] = position = same - ids.shape[1]
-            if greedy and position < answer.tokens:
-                certificate = certify(self.loaded.model, ids, answer.ids)
-                result["margin"], result["noise"] = float(certificate.margins[position]), certificate.noise
-                result["tie"] = certificate.lossless
+        ties = []
+        for row, (a, b) in enumerate(zip(plain.rows, answer.rows, strict=True)):
+            if a == b:
+                continue
+            position = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            ties.append(False)
+            if position < len(b) and (settings["temperature"] == 0.0 or settings["top_p"] == 1.0):
+                prompt = self._prompt(ids, settings.get("mask"), row)
+                certificate = certify(
+                    self.loaded.model,
+                    prompt,
+                    torch.cat([prompt, torch.tensor([b]).to(prompt)], dim=-1),
+                    temperature=settings["temperature"],
+                    seed=settings["seed"],
+                    row=row,
+                    rows=len(ids),
+                )
+                ties[-1] = certificate.lossless
+                margin, noise = float(certificate.margins[position]), certificate.noise
+                if result["margin"] is None or not ties[-1]:
+                    result |= {"first_difference": position, "margin": margin, "noise": noise}
+            else:
+                result["first_difference"] = position
+        result["tie"] = bool(ties) and all(ties)
         return result
+
+    @staticmethod
+    def _prompt(ids: torch.Tensor, mask: torch.Tensor | None, row: int) -> torch.Tensor:
+        """A row's prompt without padding, shape (1, length)."""
+        return ids[row : row + 1] if mask is None else ids[row][mask[row].bool()][None]
 
     @property
     def _pad(self) -> int:
@@ -187,7 +222,8 @@ class Runner:
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
 
     def _generate(self, ids: torch.Tensor, options: dict[str, Any], **ours: Any) -> torch.Tensor:
-        return self.loaded.model.generate(ids, attention_mask=torch.ones_like(ids), **options, **ours)
+        options = {"attention_mask": torch.ones_like(ids), **options}
+        return self.loaded.model.generate(ids, **options, **ours)
 
     def _timed(self, ids: torch.Tensor, settings: dict[str, Any], stats: Stats | None, **ours: Any) -> Answer:
         temperature = settings["temperature"]
@@ -196,6 +232,8 @@ class Runner:
             options |= {"do_sample": True, "temperature": temperature, "top_p": settings["top_p"], "top_k": 0}
         else:
             options["do_sample"] = False
+        if (mask := settings.get("mask")) is not None:
+            options["attention_mask"] = mask
         options |= settings.get("options", {})
         if stats is not None:
             ours["stats"] = stats
@@ -205,12 +243,21 @@ class Runner:
         started = time.perf_counter()
         output = self._generate(ids, options, streamer=streamer, **ours)
         seconds = time.perf_counter() - started
-        emitted = output[0, ids.shape[1] :].tolist()
+        rows = [self._until_end(row) for row in output[:, ids.shape[1] :].tolist()]
+        tokens = sum(map(len, rows))
         return Answer(
-            text=tokenizer.decode(emitted, skip_special_tokens=True),
-            pieces=[tokenizer.decode([token], skip_special_tokens=True) for token in emitted],
+            text="\n\n".join(tokenizer.decode(row, skip_special_tokens=True) for row in rows),
+            pieces=[tokenizer.decode([token], skip_special_tokens=True) for row in rows for token in row],
+            rows=rows,
             ids=output,
             seconds=seconds,
             first_s=(streamer.first or started) - started,
-            stats=stats or Stats(tokens=len(emitted), steps=len(emitted)),
+            stats=stats or Stats(tokens=tokens, steps=tokens),
         )
+
+    def _until_end(self, emitted: list[int]) -> list[int]:
+        """A row's tokens without what pads it."""
+        ends = self.loaded.model.generation_config.eos_token_id
+        ends = [ends] if isinstance(ends, int) else ends or []
+        end = next((i for i, token in enumerate(emitted) if token in ends), len(emitted))
+        return emitted[: end + 1]

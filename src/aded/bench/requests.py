@@ -1,0 +1,83 @@
+"""What is asked of every contender: prompts turn by turn, in batches, or with long contexts before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from aded.engines.transformers.models import Loaded
+from aded.traces.prompts import Prompt
+
+__all__ = ["Request", "lengthened", "requests"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Prompts to answer at once.
+
+    Attributes:
+        name: the prompt's; turns after the first add a dot and their number, a batch names its first and its last.
+        first: whether it begins a conversation.
+        ids: shape (rows, length), padded on the left.
+        mask: shape (rows, length), 0 at padding; None for a single prompt.
+        reply: told plain decoding's answer, with which a conversation goes on.
+    """
+
+    name: str
+    category: str
+    first: bool
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    reply: Callable[[str], None]
+
+
+def requests(loaded: Loaded, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[Request]:
+    """Every turn of every prompt; in batches, first turns only."""
+    if batch_size > 1:
+        for start in range(0, len(prompts), batch_size):
+            yield _batch(loaded, prompts[start : start + batch_size])
+        return
+    for prompt in prompts:
+        messages: list[dict[str, str]] = []
+        for turn, text in enumerate(prompt.turns):
+            messages.append({"role": "user", "content": text})
+
+            def reply(answer: str, messages: list[dict[str, str]] = messages) -> None:
+                messages.append({"role": "assistant", "content": answer})
+
+            name = prompt.name if turn == 0 else f"{prompt.name}.{turn + 1}"
+            yield Request(name, prompt.category, turn == 0, loaded.prompt_ids(messages), None, reply)
+
+
+def _batch(loaded: Loaded, prompts: Sequence[Prompt]) -> Request:
+    rows = [loaded.prompt_ids([{"role": "user", "content": prompt.turns[0]}])[0] for prompt in prompts]
+    # `pad_sequence` pads on the right: turned round, that is on the left.
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = pad([row.flip(0) for row in rows], batch_first=True).flip(1)
+    mask = pad([torch.ones_like(row) for row in rows], batch_first=True).flip(1)
+    categories = sorted({prompt.category for prompt in prompts})
+    category = categories[0] if len(categories) == 1 else "mixed"
+    name = prompts[0].name if len(prompts) == 1 else f"{prompts[0].name}-{prompts[-1].name}"
+    return Request(name, category, True, ids, mask, lambda answer: None)
+
+
+def lengthened(
+    prompts: Sequence[Prompt], texts: Sequence[str], tokens: int, count: Callable[[str], int]
+) -> list[Prompt]:
+    """Prompts with other texts before their first turn, as many as stay within `tokens` tokens; none twice in one."""
+    sizes = [count(text) for text in texts]
+    longer = []
+    for number, prompt in enumerate(prompts):
+        free, before = tokens - count(prompt.turns[0]), []
+        for step in range(len(texts)):
+            # Each prompt begins elsewhere, or all would have the same words before them.
+            place = (number * len(texts) // max(len(prompts), 1) + step) % len(texts)
+            if texts[place] not in prompt.turns and sizes[place] < free:
+                before.append(texts[place])
+                free -= sizes[place] + 2
+            if free < 32:
+                break
+        longer.append(replace(prompt, turns=("\n\n".join([*before, prompt.turns[0]]), *prompt.turns[1:])))
+    return longer
