@@ -57,7 +57,7 @@ def test_where_nothing_pays_drafts_become_rare_but_do_not_end() -> None:
 @given(st.lists(st.lists(st.floats(-4, 0, width=32), max_size=6), min_size=1, max_size=5), st.floats(0, 1))
 def test_a_batch_gets_the_width_with_the_best_expected_rate(rows: list[list[float]], slope: float) -> None:
     trees = [DraftTree.build(range(len(row)), [-1] * len(row), sorted(row, reverse=True)) for row in rows]
-    costs = CostCurve([1, MAX_NODES + 1], [1.0, 1.0 + slope * MAX_NODES], rows=len(rows))
+    costs = CostCurve([1, MAX_NODES + 1], [1.0, 1.0 + slope * MAX_NODES])
     chosen = MeasuredBudget(lambda: costs).choose(trees, dict.fromkeys(range(len(trees)), 0))
     width = max(map(len, chosen))
     assert all(len(small) == min(width, len(tree)) for small, tree in zip(chosen, trees, strict=True))
@@ -71,7 +71,7 @@ def test_a_batch_gets_the_width_with_the_best_expected_rate(rows: list[list[floa
 
 
 def test_a_row_far_ahead_does_not_slow_the_others_down() -> None:
-    costs = CostCurve([1, MAX_NODES + 1], [1.0, 1.0 + 0.3 * MAX_NODES], rows=2)
+    costs = CostCurve([1, MAX_NODES + 1], [1.0, 1.0 + 0.15 * MAX_NODES])
     nothing = DraftTree.chain([1], [-9.0])
     assert len(MeasuredBudget(lambda: costs).choose([LIKELY, nothing], {0: 0, 1: 0})[0]) > 0
     assert len(MeasuredBudget(lambda: costs).choose([LIKELY, nothing], {0: 90, 1: 0})[0]) == 0
@@ -98,12 +98,12 @@ def test_a_step_that_was_interrupted_hardly_moves_the_prediction() -> None:
     assert fit(np.array([1.0]))[0] < 1.2
 
 
-def test_rows_that_ended_and_longer_caches_change_the_cost() -> None:
-    costs = CostCurve([1, 65], [1.0, 65.0], rows=4, length=100, per_entry=(0.01, 0.001))
+def test_rows_and_longer_caches_add_to_the_cost() -> None:
+    costs = CostCurve([1, 65], [1.0, 65.0], length=100, per_entry=(0.01, 0.001))
     sizes = np.array([8])
-    assert costs.at(sizes, rows=4)[0] == 8
-    assert costs.at(sizes, rows=2)[0] == 4
-    assert np.isclose(costs.at(sizes, rows=4, length=200)[0], 8 + 100 * (0.01 + 8 * 0.001))
+    assert costs.at(sizes, rows=4)[0] == 32
+    assert costs.at(sizes, rows=10)[0] == 80
+    assert np.isclose(costs.at(sizes, rows=4, length=200)[0], 32 + 100 * (4 * 0.01 + 32 * 0.001))
     assert CostCurve.from_json(costs.to_json()).at(sizes, rows=3, length=300) == costs.at(sizes, rows=3, length=300)
 
 

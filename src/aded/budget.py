@@ -26,12 +26,10 @@ class CostCurve:
     """Seconds one verification step takes against the tokens in it, interpolated between measurements.
 
     Args:
-        sizes: numbers of tokens of each row (the root counts as one), ascending from 1; past the last, its slope is
-            continued.
+        sizes: numbers of tokens (the root counts as one), ascending from 1; past the last, its slope is continued.
         seconds: measured step time of each.
-        rows: sequences decoded together in each measurement.
-        length: entries of each row's cache in those measurements.
-        per_entry: seconds each further entry of a row's cache adds to a step, and adds for each token of a row in it.
+        length: entries of the cache in those measurements.
+        per_entry: seconds each further entry of the cache adds to a step, and adds for each token in it.
         steady: whether repeated measurements agreed: a machine busy with something else gives no curve to keep.
 
     Raises:
@@ -43,18 +41,17 @@ class CostCurve:
         sizes: list[int],
         seconds: list[float],
         *,
-        rows: int = 1,
         length: int = 0,
         per_entry: tuple[float, float] = (0.0, 0.0),
         steady: bool = True,
     ) -> None:
-        self.rows, self.length, self.per_entry, self.steady = rows, length, per_entry, steady
+        self.length, self.per_entry, self.steady = length, per_entry, steady
         if not sizes or sizes[0] != 1 or sizes != sorted(set(sizes)) or len(seconds) != len(sizes):
             raise ValueError(f"a cost curve has ascending sizes from 1 and a time for each, not {sizes} and {seconds}")
         if not all(0 < second < float("inf") for second in seconds):
             raise ValueError(f"step times must be positive, not {seconds}")
-        if rows < 1 or length < 0 or not all(0 <= second < float("inf") for second in per_entry):
-            raise ValueError(f"{rows} rows, {length} entries and {per_entry} seconds an entry make no cost curve")
+        if length < 0 or not all(0 <= second < float("inf") for second in per_entry):
+            raise ValueError(f"{length} entries and {per_entry} seconds an entry make no cost curve")
         self.sizes, self.seconds = list(sizes), list(seconds)
         if sizes[-1] < MAX_NODES + 1:
             slope = 0.0
@@ -95,7 +92,6 @@ class CostCurve:
         return cls(
             [int(size) for size in cost["tokens"]],
             [float(second) for second in cost["seconds"]],
-            rows=int(cost.get("rows", 1)),
             length=int(cost.get("length", 0)),
             per_entry=(float(a), float(b)),
         )
@@ -105,19 +101,22 @@ class CostCurve:
         return {
             "tokens": self.sizes,
             "seconds": self.seconds,
-            "rows": self.rows,
             "length": self.length,
             "per_entry": list(self.per_entry),
         }
 
     def at(self, tokens: NDArray[np.int64], *, rows: int = 1, length: int = 0) -> NDArray[np.float64]:
-        """Seconds for a step of so many `tokens` a row, in `rows` rows (at most the curve's) of `length` entries.
+        """Seconds for steps of so many `tokens` a row, in `rows` rows whose caches have `length` entries.
 
-        A dip is kept: matrix kernels switch at some sizes, and eight tokens can cost less than three.
+        A batch is charged as one row of as many tokens. A dip is kept: matrix kernels switch at some sizes, and eight
+        tokens can cost less than three.
         """
-        share = tokens * (rows / self.rows)  # rows that have ended leave a smaller rectangle
-        once, each = self.per_entry
-        return np.interp(share, self.sizes, self.seconds) + max(length - self.length, 0) * (once + each * share)
+        together = tokens * rows
+        slope = (self.seconds[-1] - self.seconds[-2]) / (self.sizes[-1] - self.sizes[-2])
+        past = np.maximum(together - self.sizes[-1], 0) * max(slope, 0.0)
+        entry, each = self.per_entry
+        longer = max(length - self.length, 0) * (rows * entry + together * each)
+        return np.interp(together, self.sizes, self.seconds) + past + longer
 
     def __call__(self, tokens: int) -> float:
         """Seconds for a step of one row and `tokens` tokens (1 to MAX_NODES + 1)."""

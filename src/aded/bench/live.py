@@ -110,7 +110,7 @@ def measure(
 
     Args:
         contenders: plain decoding first.
-        temperature: 0 is greedy; samples are drawn with the repeat's number as seed, the same for all.
+        temperature: 0 is greedy; each request of each repeat has a seed of its own, the same for all contenders.
         batch_size: prompts answered at once; with more than one, first turns only.
         keep_state: whether contenders learn from prompt to prompt within a repeat.
         progress: told requests done and requests in all.
@@ -128,7 +128,8 @@ def measure(
         for contender in contenders:
             contender.forget()
         for number, request in enumerate(requests(loaded, prompts, batch_size)):
-            settings |= {"seed": repeat if temperature > 0 else 0, "mask": request.mask}
+            # One seed for all requests would give them all the same noise, and a drafter would learn it.
+            settings |= {"seed": 10_000 * repeat + number if temperature > 0 else 0, "mask": request.mask}
             shift = (number + repeat) % len(contenders)
             answers, peaks = {}, {}
             for contender in [*contenders[shift:], *contenders[:shift]]:

@@ -15,10 +15,14 @@ __all__ = ["plot", "show"]
 
 
 def show(report: dict[str, Any], console: Console) -> None:
-    """Print the figures of every contender, then speedups by category."""
+    """Print the figures of every contender, then speedups by category; of long prompts, decoding's alone as well."""
     results = report["results"]
     table = Table(title=_title(report), title_justify="left", box=SIMPLE, show_edge=False, padding=0)
-    for name in ("contender", "tokens/s", "speedup", "quartiles", "after first", "MAT", "first", "drafting", "outputs"):
+    long = report["settings"].get("context") is not None  # then the prompts are most of the work
+    names = ["contender", "tokens/s", "speedup", "quartiles", "MAT", "first", "drafting", "outputs"]
+    if long:
+        names[3] = "decoding"
+    for name in names:
         table.add_column(name, justify="left" if name in ("contender", "outputs") else "right", no_wrap=True)
     for result in results:
         looped = result["draft_share"] + result["verify_share"] > 0
@@ -26,8 +30,7 @@ def show(report: dict[str, Any], console: Console) -> None:
             result["drafter"],
             f"{result['tokens_per_second']:.1f}",
             f"[bold]{result['speedup']:.2f}x[/bold]",
-            f"{result['speedup_low']:.2f}-{result['speedup_high']:.2f}",
-            "" if result["speedup_after_first"] is None else f"{result['speedup_after_first']:.2f}x",
+            _after_first(result) if long else f"{result['speedup_low']:.2f}-{result['speedup_high']:.2f}",
             f"{result['mat']:.2f}",
             f"{result['time_to_first_token_s']:.2f} s",
             f"{result['draft_share'] + result['learn_share']:.1%}" if looped else "",
@@ -65,6 +68,11 @@ def plot(report: dict[str, Any], console: Console) -> None:
             colour = "bright_black" if name == PLAIN else "green" if speedup > 1 else "red"
             grid.add_row(name, Bar(most, 0, speedup, color=colour), f"{speedup:.2f}x")
         console.print(grid)
+
+
+def _after_first(result: dict[str, Any]) -> str:
+    """The speedup without the prompts' time."""
+    return "" if result["speedup_after_first"] is None else f"{result['speedup_after_first']:.2f}x"
 
 
 def _outputs(result: dict[str, Any]) -> str:

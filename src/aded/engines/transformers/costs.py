@@ -25,12 +25,12 @@ from aded.files import cache_folder, digest, replace
 __all__ = ["cost_curve"]
 
 _FAR = 1024  # entries by which a cache is lengthened to see what its length costs
-_FORMAT = "aded-step-cost-2"
+_FORMAT = "aded-step-cost-3"
 _CURVES: weakref.WeakKeyDictionary[Any, dict[str, CostCurve]] = weakref.WeakKeyDictionary()
 
 
-def cost_curve(model: Any, length: int = 128, rows: int = 1, *, renew: bool = False) -> CostCurve:
-    """Step times of this model on this machine, `rows` sequences at once, after `length` tokens (at most 128 count).
+def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCurve:
+    """Step times of this model on this machine after `length` tokens (at most 128 count).
 
     A model loaded from somewhere keeps its curve in the cache folder, by all that step times depend on: model, data
     type, device, threads, attention and library versions; unless measurements disagreed because the machine was busy. A
@@ -39,7 +39,7 @@ def cost_curve(model: Any, length: int = 128, rows: int = 1, *, renew: bool = Fa
     Args:
         renew: measure again, whatever is known.
     """
-    key = _conditions(model, rows)
+    key = _conditions(model)
     known = _CURVES.setdefault(model, {})
     if key in known and not renew:
         return known[key]
@@ -47,7 +47,7 @@ def cost_curve(model: Any, length: int = 128, rows: int = 1, *, renew: bool = Fa
     file = cache_folder() / "costs" / f"{digest(key.encode())}.json" if name else None
     curve = None if renew or file is None else _read(file, key)
     if curve is None:
-        curve = _measure(model, length, rows)
+        curve = _measure(model, length)
         if file is not None and curve.steady:
             text = json.dumps({"format": _FORMAT, "of": key, **curve.to_json()})
             with contextlib.suppress(OSError):  # where nothing can be kept, the next process measures again
@@ -56,7 +56,7 @@ def cost_curve(model: Any, length: int = 128, rows: int = 1, *, renew: bool = Fa
     return curve
 
 
-def _conditions(model: Any, rows: int) -> str:
+def _conditions(model: Any) -> str:
     """All that step times depend on, as far as it can be told."""
     device = model.device
     conditions = {
@@ -65,7 +65,6 @@ def _conditions(model: Any, rows: int) -> str:
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
-        "rows": rows,
         "attention": implementation(model),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -95,20 +94,16 @@ def _read(file: Path, key: str) -> CostCurve | None:
 
 
 @torch.no_grad()
-def _measure(model: Any, length: int, rows: int) -> CostCurve:
+def _measure(model: Any, length: int) -> CostCurve:
     length = max(1, min(length, 128))
-    token = torch.ones(rows, MAX_NODES + 1, dtype=torch.long, device=model.device)
+    token = torch.ones(1, MAX_NODES + 1, dtype=torch.long, device=model.device)
     past = DynamicCache(config=model.config.get_text_config(decoder=True))
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
     def step(tokens: int) -> float:
-        mask = None
         wait()
         started = perf_counter()
-        if rows > 1:  # a batch always has padding to mask
-            mask = torch.ones(rows, past.get_seq_length() + tokens, dtype=torch.long, device=model.device)
-            mask[0, 0] = 0
-        logits = model(input_ids=token[:, :tokens], attention_mask=mask, past_key_values=past, use_cache=True).logits
+        logits = model(input_ids=token[:, :tokens], past_key_values=past, use_cache=True).logits
         logits.float().topk(8)
         wait()
         seconds = perf_counter() - started
@@ -116,14 +111,14 @@ def _measure(model: Any, length: int, rows: int) -> CostCurve:
         return seconds
 
     with fast_linear(model), grouped_attention(model):
-        model(input_ids=token[:, :1].expand(rows, length), past_key_values=past, use_cache=True)
+        model(input_ids=token[:, :1].expand(1, length), past_key_values=past, use_cache=True)
         kv.check(past)
         kv.prepare(past)
         curve = CostCurve.measure(step)
         longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or _FAR
-        entries = min(_FAR // rows, longest - length - MAX_NODES - 1)
+        entries = min(_FAR, longest - length - MAX_NODES - 1)
         per_entry = _per_entry(step, curve, past, entries) if entries >= 64 else (0.0, 0.0)
-    return CostCurve(curve.sizes, curve.seconds, rows=rows, length=length, per_entry=per_entry, steady=curve.steady)
+    return CostCurve(curve.sizes, curve.seconds, length=length, per_entry=per_entry, steady=curve.steady)
 
 
 def _per_entry(step: Callable[[int], float], curve: CostCurve, past: Any, entries: int) -> tuple[float, float]:

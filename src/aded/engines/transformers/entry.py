@@ -133,9 +133,9 @@ def _shared_drafter(model: Any, drafter: str | Drafter) -> Drafter:
     return made[drafter]
 
 
-def _budget(engine: TransformersEngine, nodes: Nodes, rows: int) -> Budget:
+def _budget(engine: TransformersEngine, nodes: Nodes) -> Budget:
     if nodes == "auto":
-        return MeasuredBudget(lambda: cost_curve(engine.model, engine.length, rows), lambda: engine.length)
+        return MeasuredBudget(lambda: cost_curve(engine.model, engine.length), lambda: engine.length)
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 0:
         raise ValueError(f'nodes must be "auto" or a whole number from 0 on, not {nodes!r}')
     return FixedBudget(nodes)
@@ -157,7 +157,7 @@ def _generate(
     engine = TransformersEngine(model, input_ids, generation_config, logits_processor, model_kwargs)
     drafter = _shared_drafter(model, drafter)
     rows, length = input_ids.shape
-    budget = _budget(engine, nodes, rows)
+    budget = _budget(engine, nodes)
     sessions: list[Session] = [drafter.start(engine.prompt(row)) for row in range(rows)]
     if not engine.trees:
         sessions = [_ChainSession(session) for session in sessions]
