@@ -1,4 +1,4 @@
-"""Who takes part in a live benchmark: plain decoding, our loop with a drafter, transformers' own prompt lookup."""
+"""Who takes part in a live benchmark: plain decoding, our loop with a drafter, transformers' own ways to be faster."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CompileConfig, StaticCache
 
 import aded.bench.peers  # noqa: F401 - registers them
 from aded import drafters
@@ -17,11 +18,20 @@ from aded.engines.transformers.runner import Answer, Runner
 from aded.errors import UnknownDrafterError
 from aded.representative import Corpus, Representative
 
-__all__ = ["NATIVE_LOOKUP", "PLAIN", "Contender", "contenders"]
+__all__ = ["COMPILED", "NATIVE_LOOKUP", "PLAIN", "Contender", "contenders"]
 
 PLAIN = "plain"
 NATIVE_LOOKUP = "hf-prompt-lookup"
-_NATIVE_OPTIONS: dict[str, dict[str, Any]] = {PLAIN: {}, NATIVE_LOOKUP: {"prompt_lookup_num_tokens": 10}}
+COMPILED = "hf-compiled"
+_NATIVE = (PLAIN, NATIVE_LOOKUP, COMPILED)
+
+
+def _compiled_options(loaded: Loaded, tokens: int) -> dict[str, Any]:
+    """A static cache for so many tokens, in steps of 512 so that few sizes are compiled, and `torch.compile`."""
+    config = CompileConfig(mode="default" if loaded.model.device.type == "cpu" else "reduce-overhead")
+    setattr(config, "_compile_all_devices", True)  # noqa: B010 - typed as None; plain transformers compiles on accelerators only
+    cache = StaticCache(loaded.model.config, max_cache_len=-(-tokens // 512) * 512)
+    return {"past_key_values": cache, "compile_config": config}
 
 
 @dataclass
@@ -34,12 +44,13 @@ class Contender:
     corpus: Corpus | None = None
 
     def __post_init__(self) -> None:
+        self._sizes: set[tuple[int, int]] = set()  # that were compiled
         self.forget()
 
     @property
     def native(self) -> bool:
         """Whether it is transformers' own decoding, without our loop."""
-        return self.name in _NATIVE_OPTIONS
+        return self.name in _NATIVE
 
     @property
     def state_mb(self) -> float | None:
@@ -60,6 +71,8 @@ class Contender:
         """Decode prompts; `settings` are `Runner.plain`'s. Passes of transformers' own decoding are counted outside."""
         if not self.native:
             return self._runner.answer(ids, **settings)
+        if self.name == COMPILED:
+            return self._compiled(ids, **settings)
         passes = 0
 
         def count(*_: Any) -> None:
@@ -68,11 +81,22 @@ class Contender:
 
         hook = self.loaded.model.register_forward_hook(count)
         try:
-            answer = self._runner.plain(ids, **settings, options=_NATIVE_OPTIONS[self.name])
+            options = {"prompt_lookup_num_tokens": 10} if self.name == NATIVE_LOOKUP else {}
+            answer = self._runner.plain(ids, **settings, options=options)
         finally:
             hook.remove()
         answer.stats.steps = passes if len(ids) == 1 else len(answer.pieces)  # of a batch, each row counts its own
         return answer
+
+    def _compiled(self, ids: torch.Tensor, **settings: Any) -> Answer:
+        """An answer that compiles nothing: the first of a size is asked for twice."""
+        tokens = ids.shape[1] + settings["max_new_tokens"]
+        size = -(-tokens // 512), len(ids)
+        if size not in self._sizes:
+            self._sizes.add(size)
+            options = _compiled_options(self.loaded, tokens)
+            self._runner.plain(ids, **settings | {"max_new_tokens": 8}, options=options)
+        return self._runner.plain(ids, **settings, options=_compiled_options(self.loaded, tokens))
 
     def check(self, ids: torch.Tensor, plain: Answer, answer: Answer, **settings: Any) -> dict[str, Any]:
         """Identity with plain decoding; see `Runner.compare`."""
@@ -86,7 +110,7 @@ def contenders(names: Sequence[str], loaded: Loaded, nodes: Any, corpus: Path | 
         UnknownDrafterError: a name nobody has.
         CorpusFileError: the corpus is damaged, or of another model.
     """
-    known = [*drafters.names(), *_NATIVE_OPTIONS]
+    known = [*drafters.names(), *_NATIVE]
     for name in names:
         if name not in known:
             raise UnknownDrafterError(f"there is no contender {name!r}; choose from {', '.join(known)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ def calibrate(
     model: Model = None,
     dtype: Dtype = "bfloat16",
     threads: Threads = None,
+    parts: Annotated[bool, typer.Option("--parts", help="Also show where a step's time goes, plain and ours.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure a step's time against the tokens in it, and keep it for later runs. The first run does so by itself."""
@@ -24,14 +25,20 @@ def calibrate(
 
     from aded.engines.transformers.costs import cost_curve
     from aded.engines.transformers.models import load
+    from aded.engines.transformers.parts import PARTS, step_parts
 
     if threads is not None:
         torch.set_num_threads(threads)
     notes = Console(stderr=True, highlight=False)
     loaded = load(model, dtype=dtype, report=lambda text: notes.print(f"[dim]{text}[/dim]"))
     curve = cost_curve(loaded.model, renew=True)
+    sizes = (1, 8, 32) if parts else ()
+    spent = {n: [step_parts(loaded.model, n, ours=ours) for ours in (False, True)] for n in sizes}
     if as_json:
-        print(json.dumps({"model": loaded.name, "step_cost": curve.to_json()}))
+        result: dict[str, Any] = {"model": loaded.name, "step_cost": curve.to_json()}
+        if parts:
+            result["parts"] = {str(n): {"plain": plain, "ours": ours} for n, (plain, ours) in spent.items()}
+        print(json.dumps(result))
         return
     table = plain_table()
     for column in ("tokens in a step", "ms", "against one", "must accept to pay"):
@@ -41,5 +48,12 @@ def calibrate(
         pays = "" if size == 1 else f"{max(ratio - 1, 0):.2f} of {size - 1}"
         table.add_row(str(size), f"{1e3 * seconds:.1f}", f"{ratio:.2f}x", pays)
     Console(highlight=False).print(f"{loaded.name}, {dtype}, {torch.get_num_threads()} threads\n", table, sep="\n")
+    if parts:
+        table = plain_table()
+        for column in ("ms in", *(f"{who}, {n}" for n in spent for who in ("plain", "ours"))):
+            table.add_column(column, justify="left" if column == "ms in" else "right")
+        for part in PARTS:
+            table.add_row(part, *(f"{1e3 * taken[part]:.1f}" for pair in spent.values() for taken in pair))
+        Console(highlight=False).print("\nWhere the time of a step of so many tokens goes\n", table, sep="\n")
     if not curve.steady:
         notes.print("The machine was busy meanwhile: this is not kept, the next run measures again.")
