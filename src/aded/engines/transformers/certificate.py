@@ -20,7 +20,8 @@ class Certificate:
     Attributes:
         margins: float32, (emitted tokens,): best logit minus the emitted token's, 0 where it was the best.
         noise: the rounding noise of such a difference of two logits, in the same unit: the most by which the lead of
-            the best token over its nearest rival moved between forward passes of different shapes.
+            the best token over its nearest rival, or over the token emitted, moved between forward passes of different
+            shapes.
     """
 
     margins: NDArray[np.float32]
@@ -80,12 +81,13 @@ def certify(
     plain = _replay(model, output_ids, prompt, 1)
     chosen = plain - temperature * _noise(plain, seed, row, rows).log() if temperature > 0 else plain
     margins = chosen.max(-1).values - chosen.gather(1, emitted[:, None])[:, 0]
-    leaders = chosen.topk(2, dim=-1).indices
-    lead = -plain.gather(1, leaders).diff(dim=-1)
+    # The best token, its nearest rival, and the token emitted, which is one of them or another near tie.
+    compared = torch.cat([chosen.topk(2, dim=-1).indices, emitted[:, None]], dim=-1)
+    lead = plain.gather(1, compared)
     noise = 0.0
     for shape in (2, 5, 16, 33):
-        moved = _replay(model, output_ids, prompt, shape).gather(1, leaders).diff(dim=-1) + lead
-        noise = max(noise, float(moved.abs().max()))
+        moved = _replay(model, output_ids, prompt, shape).gather(1, compared) - lead
+        noise = max(noise, float((moved[:, 1:] - moved[:, :1]).abs().max()))
     return Certificate(margins.float().cpu().numpy(), noise)
 
 

@@ -203,6 +203,8 @@ class Runner:
                     rows=len(ids),
                 )
                 ties[-1] = certificate.lossless
+                if certificate.first_difference is not None:  # the first that is no tie
+                    position = certificate.first_difference
                 margin, noise = float(certificate.margins[position]), certificate.noise
                 if result["margin"] is None or not ties[-1]:
                     result |= {"first_difference": position, "margin": margin, "noise": noise}
