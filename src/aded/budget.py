@@ -18,7 +18,7 @@ MAX_NODES = 64
 ONE_ROW: Mapping[int, int] = {0: 0}
 
 _PRIOR = 4.0  # tokens of evidence that predictions are right, to begin with
-_LEAD = 16  # tokens by which a row must be ahead of the slowest for its own to count half
+_LEAD = 2  # tokens by which a row must be ahead of the slowest for its own to count half
 _KEPT = 0.98  # of what is known, after one more step
 
 
@@ -216,7 +216,7 @@ class MeasuredBudget(Budget):
     A batch is verified as a rectangle: rows times the nodes of the widest tree, and a row with fewer nodes saves
     nothing. So all rows get the same k, the one that maximises the sum of their expected tokens over the cost of the
     rectangle, each its own k likeliest nodes. A batch is done when its slowest row is: a token of a row that is ahead
-    counts half as much for every 16 tokens of its lead, or a row that copies would slow the others down to no use.
+    counts half as much for every two tokens of its lead, or a row that copies would slow the others down to no use.
 
     Costs are the curve's, corrected by a line fitted to the steps that follow, so that a machine that slows down or a
     cache that grows is noticed. Where no node has paid for some steps, drafts are made at every second step only, then
