@@ -150,11 +150,16 @@ def filled() -> tf.DynamicCache:
         ({"past_key_values": filled}, "growing cache"),
         ({"output_scores": True, "return_dict_in_generate": True}, "scores"),
         ({"prefix_allowed_tokens_fn": only_low}, "apart"),
+        (
+            {"do_sample": True, "watermarking_config": tf.SynthIDTextWatermarkingConfig(ngram_len=3, keys=[1, 2])},
+            "apart",
+        ),
     ],
 )
 def test_what_a_batch_cannot_have_is_refused(options: dict[str, Any], says: str) -> None:
     options = {name: value() if value is filled else value for name, value in options.items()}
-    options |= {"max_new_tokens": 4, "pad_token_id": 0, "do_sample": False, "custom_generate": aded.generate}
+    common = {"max_new_tokens": 4, "pad_token_id": 0, "do_sample": False, "custom_generate": aded.generate}
+    options = common | options
     with pytest.raises(aded.UnsupportedError, match=says):
         build("llama").generate(**padded(), **options)
 
