@@ -34,19 +34,16 @@ class _RoomyLayer(DynamicLayer):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        self._room = self._with_room(layer.keys, layer.values)
+        self._hold(layer.keys, layer.values)
 
-    def _with_room(self, *entries: torch.Tensor) -> list[torch.Tensor]:
+    def _hold(self, *entries: torch.Tensor) -> None:
+        """Hold these entries, with room for more."""
         used = entries[0].shape[-2]
         spare = max(256, used // 4)
-        room = [x.new_empty(*x.shape[:-2], used + spare, x.shape[-1]) for x in entries]
-        for place, x in zip(room, entries, strict=True):
+        self._room = [x.new_empty(*x.shape[:-2], used + spare, x.shape[-1]) for x in entries]
+        for place, x in zip(self._room, entries, strict=True):
             place[:, :, :used] = x
-        self._use(room, used)
-        return room
-
-    def _use(self, room: list[torch.Tensor], used: int) -> None:
-        self.keys, self.values = (x[:, :, :used] for x in room)
+        self.trim(used)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -54,13 +51,11 @@ class _RoomyLayer(DynamicLayer):
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         if end > self._room[0].shape[-2]:
-            self._room = self._with_room(
-                torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
-            )
+            self._hold(torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2))
         else:
             for place, x in zip(self._room, (key_states, value_states), strict=True):
                 place[:, :, start:end] = x
-            self._use(self._room, end)
+            self.trim(end)
         return self.keys, self.values
 
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
@@ -71,13 +66,13 @@ class _RoomyLayer(DynamicLayer):
 
     def trim(self, used: int) -> None:
         """Forget all but the first `used` entries."""
-        self._use(self._room, used)
+        self.keys, self.values = (x[:, :, :used] for x in self._room)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows only."""
         used = self.keys.shape[-2]
         self._room = [x[rows] for x in self._room]
-        self._use(self._room, used)
+        self.trim(used)
 
     def plain(self) -> DynamicLayer:
         """The layer as the library knows it."""
