@@ -131,18 +131,20 @@ def test_another_hooks_forward_is_left_alone() -> None:
 def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = Model(), torch.randn(3, 16).bfloat16()
     calls = []
-    monkeypatch.setattr(WideningLinear, "_forward", lambda self, layer, x: calls.append(threading.get_ident()) or x)
+    monkeypatch.setattr(
+        WideningLinear, "_forward", lambda self, weight, bias, x: calls.append(threading.get_ident()) or x
+    )
     inside, leave = threading.Event(), threading.Event()
 
     def user() -> None:
         with swap.fast_linear(model):
             model.a(x)
             inside.set()
-            leave.wait()
+            leave.wait(60)
 
     thread = threading.Thread(target=user)
     thread.start()
-    inside.wait()
+    inside.wait(60)
     with torch.no_grad():
         model.a(x)
     assert calls == [thread.ident]

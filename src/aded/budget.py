@@ -15,6 +15,7 @@ from aded.tree import DraftTree
 __all__ = ["MAX_NODES", "ONE_ROW", "Budget", "CostCurve", "FixedBudget", "MeasuredBudget"]
 
 MAX_NODES = 64
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1)
 ONE_ROW: Mapping[int, int] = {0: 0}
 
 _PRIOR = 4.0  # tokens of evidence that predictions are right, to begin with
@@ -61,21 +62,20 @@ class CostCurve:
             self.seconds.append(seconds[-1] + slope * (MAX_NODES + 1 - sizes[-1]))
 
     @classmethod
-    def measure(cls, step: Callable[[int], float], *, limit_s: float = 3.0) -> CostCurve:
+    def measure(cls, step: Callable[[int], float], *, sizes: Sequence[int] = _SIZES, limit_s: float = 3.0) -> CostCurve:
         """Time `step(tokens) -> seconds` at growing sizes, in several rounds within about `limit_s`; the best counts.
 
         Rounds go through all sizes, so that a machine busy for a moment slows one round and not one size. Sizes that
         cost over 16 plain steps are not measured.
         """
-        sizes = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1]
-        step(1)
+        step(sizes[0])
         times: list[list[float]] = []
         for size in sizes:
             step(size)  # the first of a shape can compile
             times.append([step(size)])
             if times[-1][0] > 16 * times[0][0] or 2 * sum(map(sum, times)) > limit_s:
                 break
-        sizes = sizes[: len(times)]
+        sizes = list(sizes[: len(times)])
         spent = 2 * sum(map(sum, times))
         while spent < limit_s:
             for size, taken in zip(sizes, times, strict=True):
@@ -104,6 +104,14 @@ class CostCurve:
             "length": self.length,
             "per_entry": list(self.per_entry),
         }
+
+    def in_steps(self) -> CostCurve:
+        """The curve of an engine that runs every step with the next of these numbers of tokens."""
+        sizes, seconds = self.sizes[:1], self.seconds[:1]
+        for before, size, second in zip(self.sizes, self.sizes[1:], self.seconds[1:], strict=False):
+            new = [before + 1, size] if before + 1 < size else [size]
+            sizes, seconds = sizes + new, seconds + [second] * len(new)
+        return CostCurve(sizes, seconds, length=self.length, per_entry=self.per_entry, steady=self.steady)
 
     def at(self, tokens: NDArray[np.int64], *, rows: int = 1, length: int = 0) -> NDArray[np.float64]:
         """Seconds for steps of so many `tokens` a row, in `rows` rows whose caches have `length` entries.

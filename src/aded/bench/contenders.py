@@ -15,6 +15,7 @@ from aded import drafters
 from aded.drafters.base import Drafter
 from aded.engines.transformers.models import Loaded
 from aded.engines.transformers.runner import Answer, Runner
+from aded.engines.transformers.steps import CompiledSteps
 from aded.errors import UnknownDrafterError
 from aded.representative import Corpus, Representative
 
@@ -42,6 +43,7 @@ class Contender:
     loaded: Loaded
     nodes: Any
     corpus: Corpus | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         self._sizes: set[tuple[int, int]] = set()  # that were compiled
@@ -60,7 +62,7 @@ class Contender:
 
     def forget(self) -> None:
         """Begin anew, with nothing learned."""
-        self._runner = Runner(self.loaded, self.drafter(), self.nodes)
+        self._runner = Runner(self.loaded, self.drafter(), self.nodes, self.compile)
 
     def drafter(self) -> Drafter:
         """A new drafter; `adaptive` alone reads a corpus."""
@@ -70,6 +72,8 @@ class Contender:
     def answer(self, ids: torch.Tensor, **settings: Any) -> Answer:
         """Decode prompts; `settings` are `Runner.plain`'s. Passes of transformers' own decoding are counted outside."""
         if not self.native:
+            if self.compile:  # outside of the answer's time
+                CompiledSteps(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + settings["max_new_tokens"])
             return self._runner.answer(ids, **settings)
         if self.name == COMPILED:
             return self._compiled(ids, **settings)
@@ -103,8 +107,10 @@ class Contender:
         return self._runner.compare(ids, plain, answer, **settings)
 
 
-def contenders(names: Sequence[str], loaded: Loaded, nodes: Any, corpus: Path | None = None) -> list[Contender]:
-    """Plain decoding first, then the named ones, each once.
+def contenders(
+    names: Sequence[str], loaded: Loaded, nodes: Any, corpus: Path | None = None, *, compile: bool = False
+) -> list[Contender]:
+    """Plain decoding first, then the named ones, each once; `compile` is for those that are ours.
 
     Raises:
         UnknownDrafterError: a name nobody has.
@@ -118,4 +124,4 @@ def contenders(names: Sequence[str], loaded: Loaded, nodes: Any, corpus: Path | 
     if opened is not None:
         vocabulary = int(loaded.model.config.get_text_config().vocab_size)
         opened.check(Representative(memory_mb=1.0, vocab_size=vocabulary, fingerprint=loaded.fingerprint))
-    return [Contender(name, loaded, nodes, opened) for name in dict.fromkeys([PLAIN, *names])]
+    return [Contender(name, loaded, nodes, opened, compile) for name in dict.fromkeys([PLAIN, *names])]

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from aded.cli.options import (
+    Compile,
     CorpusFile,
     DrafterName,
     Dtype,
@@ -34,6 +35,7 @@ def generate(
     model: Model = None,
     drafter: DrafterName = "adaptive",
     nodes: Nodes = "auto",
+    compile: Compile = False,
     max_new_tokens: NewTokens = 256,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -54,6 +56,7 @@ def generate(
         model,
         drafter=drafter,
         nodes=nodes_of(nodes),
+        compile=compile,
         dtype=dtype,
         threads=threads,
         state=state,
@@ -63,7 +66,7 @@ def generate(
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = runner.loaded.prompt_ids([{"role": "user", "content": text}])
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    runner.warm_up(ids)
+    runner.warm_up(ids, max_new_tokens)
     plain = None
     if compare:
         plain = runner.plain(ids, **settings, on_text=None if as_json else _printer(console, "without ADED"))
@@ -91,6 +94,7 @@ def chat(
     model: Model = None,
     drafter: DrafterName = "adaptive",
     nodes: Nodes = "auto",
+    compile: Compile = False,
     max_new_tokens: NewTokens = 512,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -109,6 +113,7 @@ def chat(
         model,
         drafter=drafter,
         nodes=nodes_of(nodes),
+        compile=compile,
         dtype=dtype,
         threads=threads,
         state=state,

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from aded.cli.options import (
+    Compile,
     CorpusFile,
     Dtype,
     Limit,
@@ -50,6 +51,7 @@ def bench(
         int | None, typer.Option(min=1, help="Put other prompts of the file before each, up to so many tokens.")
     ] = None,
     nodes: Nodes = "auto",
+    compile: Compile = False,
     keep_state: Annotated[
         bool, typer.Option("--keep-state/--fresh", help="Learn from prompt to prompt, or begin each one anew.")
     ] = True,
@@ -71,6 +73,7 @@ def bench(
     from aded.bench.summary import as_rows, summarise
     from aded.engines.transformers.costs import cost_curve
     from aded.engines.transformers.models import load
+    from aded.engines.transformers.steps import CompiledSteps
     from aded.traces import read_prompts
 
     if engine not in _ENGINES:
@@ -89,9 +92,9 @@ def bench(
     if context is not None:
         texts = [turn for prompt in read_prompts(prompts) for turn in prompt.turns]
         chosen = lengthened(chosen, texts, context, lambda text: len(loaded.tokenizer(text)["input_ids"]))
-    entrants = contenders(names, loaded, most, corpus)
+    entrants = contenders(names, loaded, most, corpus, compile=compile)
     settings = {"prompts": str(prompts), "nodes": nodes, "max_new_tokens": max_new_tokens, "keep_state": keep_state}
-    settings |= {"temperature": temperature, "batch_size": batch_size, "context": context}
+    settings |= {"temperature": temperature, "batch_size": batch_size, "context": context, "compile": compile}
     settings["corpus"] = None if corpus is None else str(corpus)
     report: dict[str, Any] = {"environment": environment(loaded), "settings": settings, "results": []}
     runs: list[Run] = []
@@ -116,7 +119,8 @@ def bench(
             for group in measure(loaded, entrants, chosen, **options):
                 runs.extend(group)
                 save()
-        curve = cost_curve(loaded.model)
+        steps = CompiledSteps(loaded.model) if compile else None
+        curve = cost_curve(loaded.model, steps=steps)
         report["step_cost"] = curve.to_json()
         if as_html is not None:
             from aded.bench.offline import mat_by_nodes

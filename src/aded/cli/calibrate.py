@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from aded.cli.options import Dtype, Model, Threads, plain_table
+from aded.cli.options import Compile, Dtype, Model, Threads, plain_table
 
 __all__ = ["calibrate"]
 
@@ -17,6 +17,7 @@ def calibrate(
     model: Model = None,
     dtype: Dtype = "bfloat16",
     threads: Threads = None,
+    compile: Compile = False,
     parts: Annotated[bool, typer.Option("--parts", help="Also show where a step's time goes, plain and ours.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
@@ -26,12 +27,13 @@ def calibrate(
     from aded.engines.transformers.costs import cost_curve
     from aded.engines.transformers.models import load
     from aded.engines.transformers.parts import PARTS, step_parts
+    from aded.engines.transformers.steps import CompiledSteps
 
     if threads is not None:
         torch.set_num_threads(threads)
     notes = Console(stderr=True, highlight=False)
     loaded = load(model, dtype=dtype, report=lambda text: notes.print(f"[dim]{text}[/dim]"))
-    curve = cost_curve(loaded.model, renew=True)
+    curve = cost_curve(loaded.model, steps=CompiledSteps(loaded.model) if compile else None, renew=True)
     sizes = (1, 8, 32) if parts else ()
     spent = {n: [step_parts(loaded.model, n, ours=ours) for ours in (False, True)] for n in sizes}
     if as_json:

@@ -16,6 +16,7 @@ from aded.errors import AdedError
 Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
 DrafterName = Annotated[str, typer.Option("--drafter", help="Who drafts: adaptive, paper, prompt-lookup, ...")]
 Nodes = Annotated[str, typer.Option(help="Most draft tokens verified a step, or auto: as many as pay here.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile our steps: slow at first, faster from then on.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens to generate.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily; above, samples.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this total.")]

@@ -1,12 +1,14 @@
 """Attention of a few tokens with key/value heads that several query heads share.
 
-The library repeats keys and values for every query head and so copies the whole cache in every layer of every step. A
-few tokens' queries can stand one below the other instead, those of all heads that share a key/value head: then nothing
-is copied, and the cache is read once.
+The library repeats keys and values for every query head and so copies the whole cache in every layer of every step, or,
+for a single token, leaves the sharing to a kernel that reads the cache once for each head. A few tokens' queries can
+stand one below the other instead, those of all heads that share a key/value head: then nothing is copied, and the cache
+is read once.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["grouped_attention", "implementation"]
+from aded.errors import UnsupportedError
+
+__all__ = ["attention_windows", "grouped_attention", "implementation", "verifies_trees"]
 
 _NAME = "aded_grouped_sdpa"
 _MOST = 256  # queries of a group to stack; with more, repeating the mask for each head costs more than it saves
@@ -37,23 +41,23 @@ def _attend(
     """Attention as the library's "sdpa" computes it: (rows, heads, tokens, size) -> (rows, tokens, heads, size)."""
     groups = getattr(module, "num_key_value_groups", 1)
     rows, heads, tokens, size = query.shape
-    plain = attention_mask is None or attention_mask.ndim != 4 or attention_mask.shape[1] != 1
+    prompt = attention_mask is None and tokens > 1  # its causal mask is left to the kernel
+    plain = prompt or (attention_mask is not None and (attention_mask.ndim != 4 or attention_mask.shape[1] != 1))
     special = dropout > 0 or any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "cache"))
     many = groups * tokens > _MOST
     # On a GPU many queries are left to the library: there, masks and shared heads together have no fast kernel.
     special |= many and query.device.type != "cpu"
-    if plain or special or groups == 1 or tokens == 1 or heads != groups * key.shape[1]:
+    if plain or special or groups == 1 or heads != groups * key.shape[1]:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
-    assert attention_mask is not None
     attend = torch.nn.functional.scaled_dot_product_attention
     if many:
         out = attend(query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True)
         return out.transpose(1, 2).contiguous(), None
     stacked = query.reshape(rows, key.shape[1], groups * tokens, size)
-    mask = attention_mask.repeat(1, 1, groups, 1)
+    mask = None if attention_mask is None else attention_mask.repeat(1, 1, groups, 1)
     out = attend(stacked, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(rows, heads, tokens, value.shape[-1]).transpose(1, 2).contiguous(), None
 
@@ -95,3 +99,33 @@ def grouped_attention(model: Any) -> Iterator[None]:
                 del _USERS[model]
                 for config in configs:
                     config._attn_implementation_internal = "sdpa"
+
+
+def attention_windows(model: Any) -> dict[str, int | None]:
+    """The kinds of attention layer a model has, and the sliding window of each (None: it sees everything)."""
+    config = model.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
+    other = kinds - {"full_attention", "sliding_attention"}
+    if other:
+        raise UnsupportedError(
+            f"layers of kind {', '.join(sorted(other))} cannot verify drafts; decode it without ADED"
+        )
+    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+
+
+def verifies_trees(model: Any) -> bool:
+    """Whether siblings can share a forward pass: positions and a 4D mask are inputs, not derived from the order.
+
+    Models with ALiBi derive positions from the order of entries, and flash attention takes no 4D mask: they verify
+    chains.
+    """
+    config = model.config.get_text_config(decoder=True)
+    takes = inspect.signature(model.forward).parameters
+    alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
+    return (
+        "position_ids" in takes
+        and "attention_mask" in takes
+        and not alibi
+        and implementation(model) in ("eager", "sdpa")
+    )

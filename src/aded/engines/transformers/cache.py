@@ -15,7 +15,19 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
-__all__ = ["check", "extend", "finish", "keep", "keep_rows", "masks", "prepare", "room", "select_rows", "widen"]
+__all__ = [
+    "check",
+    "extend",
+    "finish",
+    "keep",
+    "keep_rows",
+    "masks",
+    "prepare",
+    "room",
+    "select_rows",
+    "slides",
+    "widen",
+]
 
 
 def _layers(cache: Cache) -> list[Any]:
@@ -92,6 +104,11 @@ def check(cache: Cache | None) -> None:
                 f"this model keeps its state in a {type(layer).__name__}, which cannot drop rejected drafts "
                 "(recurrent, hybrid, quantized and rolling static caches cannot); decode it without ADED"
             )
+
+
+def slides(cache: Cache | None) -> bool:
+    """Whether some layers drop what slid out of their window."""
+    return cache is not None and any(isinstance(layer, DynamicSlidingWindowLayer) for layer in _layers(cache))
 
 
 def widen(cache: Cache) -> None:
@@ -208,23 +225,24 @@ def select_rows(cache: Cache, rows: Sequence[int], used: int) -> None:
 def masks(
     cache: Cache,
     trees: Sequence[DraftTree],
+    count: int,
     lengths: Sequence[int] | None,
     padding: torch.Tensor | None,
     windows: dict[str, int | None],
     dtype: torch.dtype,
     device: Any,
 ) -> dict[str, torch.Tensor]:
-    """Additive attention masks (rows, 1, n + 1, entries): 0 where the root or a node may look, else the minimum.
+    """Additive attention masks (rows, 1, count, entries): 0 where the root or a node may look, else the minimum.
 
     Args:
         cache: before the step.
-        trees: each row's draft; its root is the step's first entry. n is the number of nodes of the widest; rows with
-            fewer end in entries that nobody looks at.
+        trees: each row's draft; its root is the step's first entry.
+        count: entries of the step, at least one more than nodes in the largest tree; those past a row's tree are looked
+            at by nobody.
         lengths: each row's entries before the step; None where all have as many.
         padding: bool, (rows, at most the entries before the step): False at padding; None when there is none.
         windows: the model's kinds of attention layer and their sliding windows; one mask is made for each.
     """
-    count = max(map(len, trees)) + 1
     among = torch.eye(count, dtype=torch.bool).repeat(len(trees), 1, 1)
     among[:, :, 0] = True
     depth = torch.zeros(len(trees), count, dtype=torch.long)

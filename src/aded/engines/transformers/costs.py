@@ -20,16 +20,17 @@ from aded.budget import MAX_NODES, CostCurve
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import grouped_attention, implementation
 from aded.engines.transformers.linear import fast_linear
+from aded.engines.transformers.steps import SIZES, Steps
 from aded.files import cache_folder, digest, replace
 
 __all__ = ["cost_curve"]
 
 _FAR = 1024  # entries by which a cache is lengthened to see what its length costs
-_FORMAT = "aded-step-cost-3"
+_FORMAT = "aded-step-cost-4"
 _CURVES: weakref.WeakKeyDictionary[Any, dict[str, CostCurve]] = weakref.WeakKeyDictionary()
 
 
-def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCurve:
+def cost_curve(model: Any, length: int = 128, *, steps: Steps | None = None, renew: bool = False) -> CostCurve:
     """Step times of this model on this machine after `length` tokens (at most 128 count).
 
     A model loaded from somewhere keeps its curve in the cache folder, by all that step times depend on: model, data
@@ -37,9 +38,11 @@ def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCur
     model made in memory is measured once a process.
 
     Args:
+        steps: how passes are run; None: as the model runs them.
         renew: measure again, whatever is known.
     """
-    key = _conditions(model)
+    steps = Steps(model) if steps is None else steps
+    key = _conditions(model, steps)
     known = _CURVES.setdefault(model, {})
     if key in known and not renew:
         return known[key]
@@ -47,7 +50,7 @@ def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCur
     file = cache_folder() / "costs" / f"{digest(key.encode())}.json" if name else None
     curve = None if renew or file is None else _read(file, key)
     if curve is None:
-        curve = _measure(model, length)
+        curve = _measure(model, length, steps)
         if file is not None and curve.steady:
             text = json.dumps({"format": _FORMAT, "of": key, **curve.to_json()})
             with contextlib.suppress(OSError):  # where nothing can be kept, the next process measures again
@@ -56,7 +59,7 @@ def cost_curve(model: Any, length: int = 128, *, renew: bool = False) -> CostCur
     return curve
 
 
-def _conditions(model: Any) -> str:
+def _conditions(model: Any, steps: Steps) -> str:
     """All that step times depend on, as far as it can be told."""
     device = model.device
     conditions = {
@@ -66,6 +69,7 @@ def _conditions(model: Any) -> str:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
         "attention": implementation(model),
+        "compiled": steps.settings,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
@@ -94,26 +98,31 @@ def _read(file: Path, key: str) -> CostCurve | None:
 
 
 @torch.no_grad()
-def _measure(model: Any, length: int) -> CostCurve:
+def _measure(model: Any, length: int, steps: Steps) -> CostCurve:
     length = max(1, min(length, 128))
-    token = torch.ones(1, MAX_NODES + 1, dtype=torch.long, device=model.device)
+    prompt = torch.ones(1, length, dtype=torch.long, device=model.device)
     past = DynamicCache(config=model.config.get_text_config(decoder=True))
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
     def step(tokens: int) -> float:
         wait()
         started = perf_counter()
-        logits = model(input_ids=token[:, :tokens], past_key_values=past, use_cache=True).logits
-        logits.float().topk(8)
+        steps.blank(past, tokens).logits.float().topk(8)
         wait()
         seconds = perf_counter() - started
         kv.keep(past, tokens, range(0))
         return seconds
 
     with fast_linear(model), grouped_attention(model):
-        model(input_ids=token[:, :1].expand(1, length), past_key_values=past, use_cache=True)
+        if steps.fixed:
+            kv.widen(past)
+        model(input_ids=prompt, past_key_values=past, use_cache=True)
         kv.check(past)
-        kv.prepare(past)
+        steps.begin(past)
+        if steps.fixed:
+            curve = CostCurve.measure(step, sizes=SIZES).in_steps()
+            steps.end(past)
+            return CostCurve(curve.sizes, curve.seconds, length=length, steady=curve.steady)
         curve = CostCurve.measure(step)
         longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or _FAR
         entries = min(_FAR, longest - length - MAX_NODES - 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import implementation
+from aded.engines.transformers.attention import attention_windows, verifies_trees
 from aded.engines.transformers.sampling import SharedNoise, multinomial
-from aded.errors import UnsupportedError
+from aded.engines.transformers.steps import Steps
 from aded.tree import DraftTree
 
 __all__ = ["TransformersEngine"]
@@ -24,36 +23,6 @@ __all__ = ["TransformersEngine"]
 
 _CHUNK = 1024  # tokens of long prompts that go through the model at once
 _TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")
-
-
-def attention_windows(model: Any) -> dict[str, int | None]:
-    """The kinds of attention layer a model has, and the sliding window of each (None: it sees everything)."""
-    config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
-    other = kinds - {"full_attention", "sliding_attention"}
-    if other:
-        raise UnsupportedError(
-            f"layers of kind {', '.join(sorted(other))} cannot verify drafts; decode it without ADED"
-        )
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
-
-
-def verifies_trees(model: Any) -> bool:
-    """Whether siblings can share a forward pass: positions and a 4D mask are inputs, not derived from the order.
-
-    Models with ALiBi derive positions from the order of entries, and flash attention takes no 4D mask: they verify
-    chains.
-    """
-    config = model.config.get_text_config(decoder=True)
-    takes = inspect.signature(model.forward).parameters
-    alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
-    return (
-        "position_ids" in takes
-        and "attention_mask" in takes
-        and not alibi
-        and implementation(model) in ("eager", "sdpa")
-    )
 
 
 def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
@@ -125,6 +94,7 @@ class TransformersEngine:
         generation_config: as `generate` prepared it.
         processors: every logits processor, in order.
         model_kwargs: what `generate` passes to its decoding methods (cache, masks, positions and the model's own).
+        steps: how passes are run; None: as the model runs them.
 
     Attributes:
         scores, logits: processed and raw scores of each emitted token where the configuration asks for them.
@@ -137,8 +107,10 @@ class TransformersEngine:
         generation_config: GenerationConfig,
         processors: LogitsProcessorList,
         model_kwargs: dict[str, Any],
+        steps: Steps | None = None,
     ) -> None:
         self.model, self.config = model, generation_config
+        self.steps = Steps(model) if steps is None else steps
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
         self.kwargs = model_kwargs
         self.windows = attention_windows(model)
@@ -208,13 +180,13 @@ class TransformersEngine:
 
     def prefill(self) -> list[_Scores]:
         """Run the prompts, by the model's own prefill."""
-        if self.batch:
+        if self.batch or self.steps.fixed:
             kv.widen(self.cache)
         outputs = self.model._prefill(self._buffer[:, : self._prompt], self._prefill_config(), self.kwargs)
         if outputs.get("past_key_values") is not None:
             self.kwargs["past_key_values"] = outputs.past_key_values
         kv.check(self.cache)
-        kv.prepare(self.cache)
+        self.steps.begin(self.cache)
         self._position = positions[..., -1:] if (positions := self.kwargs.get("position_ids")) is not None else None
         self._padding = None if self._mask is None or bool(self._mask.all()) else self._mask.bool()
         self._entries = [int(self.cache.get_seq_length())] * len(self._active)  # of each row in the cache
@@ -235,7 +207,7 @@ class TransformersEngine:
         """Score each row's root and every node of its tree in one forward pass."""
         if list(rows) != self._active:
             self._drop_others(rows)
-        self._count = count = max(map(len, trees)) + 1
+        self._count = count = self.steps.tokens(self.cache, max(map(len, trees)) + 1)
         steps = torch.zeros(len(rows), count, dtype=torch.long)
         depths = torch.zeros(len(rows), count, dtype=torch.long)
         for i, (root, tree) in enumerate(zip(roots, trees, strict=True)):
@@ -255,13 +227,13 @@ class TransformersEngine:
         if kwargs.get("logits_to_keep") is not None:
             kwargs["logits_to_keep"] = count
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
-        if self.batch or not trees[0].is_chain:
+        if self.batch or self.steps.fixed or not trees[0].is_chain:
             lengths = self._entries if self.batch else None
             masks = kv.masks(
-                self.cache, trees, lengths, self._padding, self.windows, self.model.dtype, self.model.device
+                self.cache, trees, count, lengths, self._padding, self.windows, self.model.dtype, self.model.device
             )
             inputs["attention_mask"] = masks if len(masks) > 1 else next(iter(masks.values()))
-        outputs = self.model(**inputs, return_dict=True)
+        outputs = self.steps.run(inputs)
         return self._scores(outputs.logits[:, -count:], [len(tree) + 1 for tree in trees])
 
     def commit(self, paths: Sequence[Sequence[int]]) -> None:

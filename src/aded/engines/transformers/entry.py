@@ -6,6 +6,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -26,10 +27,11 @@ from aded.budget import Budget, FixedBudget, MeasuredBudget
 from aded.decoding import Stats, decode
 from aded.drafters.base import Drafter, Session
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import grouped_attention
+from aded.engines.transformers.attention import grouped_attention, verifies_trees
 from aded.engines.transformers.costs import cost_curve
-from aded.engines.transformers.engine import TransformersEngine, verifies_trees
+from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.linear import fast_linear
+from aded.engines.transformers.steps import CompiledSteps, Steps
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
@@ -55,6 +57,7 @@ def _refuse(
     processors: LogitsProcessorList,
     criteria: StoppingCriteriaList,
     synced: bool,
+    compile: bool,
     kwargs: dict[str, Any],
 ) -> None:
     mode = config.get_generation_mode()
@@ -69,6 +72,14 @@ def _refuse(
         "synchronised generation over several processes is not supported": synced,
         "speculative decoding needs the key/value cache (use_cache=True)": not kwargs.get("use_cache", True),
     }
+    if compile:
+        cache: Any = kwargs.get("past_key_values")
+        reasons |= {
+            "compile=True decodes one sequence": input_ids.shape[0] > 1,
+            "compile=True needs a model whose attention takes a mask": not verifies_trees(model),
+            "compile=True takes no cache with entries whose layers slide": kv.slides(cache)
+            and cache.get_seq_length() > 0,
+        }
     if input_ids.shape[0] > 1:
         reasons |= _batch_reasons(model, config, processors, criteria, kwargs)
     for reason, holds in reasons.items():
@@ -137,7 +148,8 @@ def _shared_drafter(model: Any, drafter: str | Drafter) -> Drafter:
 
 def _budget(engine: TransformersEngine, nodes: Nodes) -> Budget:
     if nodes == "auto":
-        return MeasuredBudget(lambda: cost_curve(engine.model, engine.length), lambda: engine.length)
+        curve = partial(cost_curve, engine.model, engine.length, steps=engine.steps)
+        return MeasuredBudget(curve, lambda: engine.length)
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 0:
         raise ValueError(f'nodes must be "auto" or a whole number from 0 on, not {nodes!r}')
     return FixedBudget(nodes)
@@ -154,9 +166,10 @@ def _generate(
     drafter: str | Drafter,
     nodes: Nodes,
     stats: Stats | None,
+    steps: Steps,
     model_kwargs: dict[str, Any],
 ) -> GenerateDecoderOnlyOutput | torch.Tensor:
-    engine = TransformersEngine(model, input_ids, generation_config, logits_processor, model_kwargs)
+    engine = TransformersEngine(model, input_ids, generation_config, logits_processor, model_kwargs, steps)
     drafter = _shared_drafter(model, drafter)
     rows, length = input_ids.shape
     budget = _budget(engine, nodes)
@@ -172,7 +185,7 @@ def _generate(
             finished.add(row)
         return row in finished
 
-    steps = decode(
+    turns = decode(
         engine,
         sessions,
         budget=budget,
@@ -183,7 +196,7 @@ def _generate(
     )
     shown = length
     try:
-        for _ in steps:
+        for _ in turns:
             if streamer is None:
                 continue
             # As plain decoding shows a batch: one token of every row at a time, as far as all rows are.
@@ -191,7 +204,7 @@ def _generate(
             for position in range(shown, shown := min(running, default=engine.length)):
                 streamer.put(engine.output()[:, position].cpu())
     finally:
-        kv.finish(engine.cache)
+        steps.end(engine.cache)
     if streamer is not None:
         streamer.end()
     sequences = engine.output()
@@ -217,6 +230,7 @@ def generate(
     streamer: Any = None,
     drafter: str | Drafter = "adaptive",
     nodes: Nodes = "auto",
+    compile: bool = False,
     stats: Stats | None = None,
     on_unsupported: Literal["raise", "fallback"] = "raise",
     **model_kwargs: Any,
@@ -228,6 +242,9 @@ def generate(
     Args:
         drafter: a drafter or the name of one; a named one is kept with the model and goes on learning.
         nodes: most draft tokens verified in a step, or "auto": as many as pay on this machine (measured at first use).
+        compile: run steps through `torch.compile`, with CUDA graphs on a GPU, in a cache of fixed size. Compiling takes
+            its time once for each of a few numbers of tokens and for each doubling of the cache; the generation
+            configuration's `compile_config` says how, if it has one. For one sequence.
         stats: filled with what decoding took.
         on_unsupported: "raise" an UnsupportedError, or "fallback" to plain decoding with a warning.
 
@@ -246,7 +263,7 @@ def generate(
     processors = LogitsProcessorList() if logits_processor is None else logits_processor
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     try:
-        _refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, model_kwargs)
+        _refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
         if (cache := model_kwargs.get("past_key_values")) is not None:
             kv.check(cache)
     except UnsupportedError as error:
@@ -265,9 +282,20 @@ def generate(
             **extra,
             **model_kwargs,
         )
+    steps = CompiledSteps(model, generation_config.compile_config) if compile else Steps(model)
     with fast_linear(model), grouped_attention(model):
         return _generate(
-            model, input_ids, processors, criteria, generation_config, streamer, drafter, nodes, stats, model_kwargs
+            model,
+            input_ids,
+            processors,
+            criteria,
+            generation_config,
+            streamer,
+            drafter,
+            nodes,
+            stats,
+            steps,
+            model_kwargs,
         )
 
 
@@ -280,6 +308,7 @@ def accelerate(
     *,
     drafter: str | Drafter = "adaptive",
     nodes: Nodes = "auto",
+    compile: bool = False,
     on_unsupported: Literal["raise", "fallback"] = "raise",
 ) -> Callable[[], None]:
     """Make plain `model.generate(...)` decode through ADED; returns a function that undoes it.
@@ -294,7 +323,7 @@ def accelerate(
         )
     undo(model)
     plain = type(model)
-    options = {"drafter": drafter, "nodes": nodes, "on_unsupported": on_unsupported}
+    options = {"drafter": drafter, "nodes": nodes, "compile": compile, "on_unsupported": on_unsupported}
 
     def method(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         return generate(self, input_ids, **{**options, **kwargs, "streamer": kwargs.get("streamer", _NO_STREAMER)})

@@ -18,6 +18,7 @@ from aded.drafters.base import Drafter
 from aded.engines.transformers.certificate import certify
 from aded.engines.transformers.entry import generate
 from aded.engines.transformers.models import Loaded, load
+from aded.engines.transformers.steps import CompiledSteps
 from aded.errors import CorpusFileError, StateFileError
 
 __all__ = ["Answer", "Runner"]
@@ -110,6 +111,7 @@ class Runner:
     loaded: Loaded
     drafter: Drafter
     nodes: Any
+    compile: bool = False
 
     @classmethod
     def open(
@@ -118,6 +120,7 @@ class Runner:
         *,
         drafter: str,
         nodes: Any,
+        compile: bool = False,
         dtype: str,
         threads: int | None,
         state: Path | None,
@@ -144,24 +147,26 @@ class Runner:
                 made.corpus.check(made.representative)
             if state is not None and state.exists():
                 made.load(state)
-        return cls(loaded, made, nodes)
+        return cls(loaded, made, nodes, compile)
 
     def save(self, state: Path) -> None:
         """Save what was learned."""
         if isinstance(self.drafter, AdaptiveDrafter):
             self.drafter.save(state)
 
-    def warm_up(self, ids: torch.Tensor) -> None:
+    def warm_up(self, ids: torch.Tensor, max_new_tokens: int) -> None:
         """Let everything compile and the machine's step times be measured, without learning from it."""
+        if self.compile:
+            CompiledSteps(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + max_new_tokens)
         options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": self._pad}
         self.loaded.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         scratch = AdaptiveDrafter(memory_mb=1) if isinstance(self.drafter, AdaptiveDrafter) else self.drafter
-        self._generate(ids, options, custom_generate=generate, drafter=scratch, nodes=self.nodes)
+        self._generate(ids, options, drafter=scratch, **self._ours)
 
     def answer(self, ids: torch.Tensor, **settings: Any) -> Answer:
         """Decode through ADED; see `plain` for the settings."""
         stats = Stats()
-        return self._timed(ids, settings, stats, custom_generate=generate, drafter=self.drafter, nodes=self.nodes)
+        return self._timed(ids, settings, stats, drafter=self.drafter, **self._ours)
 
     def plain(self, ids: torch.Tensor, **settings: Any) -> Answer:
         """Decode as the model alone does.
@@ -217,6 +222,10 @@ class Runner:
     def _prompt(ids: torch.Tensor, mask: torch.Tensor | None, row: int) -> torch.Tensor:
         """A row's prompt without padding, shape (1, length)."""
         return ids[row : row + 1] if mask is None else ids[row][mask[row].bool()][None]
+
+    @property
+    def _ours(self) -> dict[str, Any]:
+        return {"custom_generate": generate, "nodes": self.nodes, "compile": self.compile}
 
     @property
     def _pad(self) -> int:

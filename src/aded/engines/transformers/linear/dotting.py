@@ -170,7 +170,7 @@ class DottingLinear:
     def bind(self, layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
         """The layer's forward on its weights as they are now."""
         if layer.in_features % 2:
-            return layer.forward
+            return partial(torch.nn.functional.linear, weight=layer.weight, bias=layer.bias)
         bias = torch.zeros(layer.out_features + -layer.out_features % _FEATURES)
         if layer.bias is not None:
             bias[: layer.out_features] = layer.bias.detach()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
@@ -32,17 +34,38 @@ class _Choice:
 
 
 class _Forward:
-    """A linear layer's forward that takes the other way in threads that asked for it."""
+    """A linear layer's forward that takes the other way in threads that asked for it.
 
-    def __init__(self, layer: torch.nn.Linear, choice: _Choice) -> None:
-        self._plain, self._other, self._single = layer.forward, choice.kernel.bind(layer), choice.single
+    A compiled pass sees it as one operation, named by a number, since the compiler cannot look into it; that pass holds
+    as long as this object does, which is as long as the layer.
+    """
+
+    def __init__(self) -> None:
+        self._number = next(_NUMBERS)
+        _FORWARDS[self._number] = self
+
+    def renew(self, layer: torch.nn.Linear, choice: _Choice) -> None:
+        """Take the layer's weights as they are now."""
+        self._plain = partial(torch.nn.functional.linear, weight=layer.weight, bias=layer.bias)
+        self.other, self._single, self._features = choice.kernel.bind(layer), choice.single, layer.out_features
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
         alone = not self._single and input.numel() == input.shape[-1]
-        if alone or not getattr(_ACTIVE, "on", False) or input.dtype != torch.bfloat16:
+        if alone or input.dtype != torch.bfloat16:
             return self._plain(input)
-        return self._other(input)
+        if torch.compiler.is_compiling():
+            result: torch.Tensor = torch.ops.aded.linear(input, self._number, self._features)
+            return result
+        return self.other(input) if getattr(_ACTIVE, "on", False) else self._plain(input)
 
+
+_NUMBERS = itertools.count()
+_FORWARDS: WeakValueDictionary[int, _Forward] = WeakValueDictionary()
+_OF_LAYER: WeakKeyDictionary[torch.nn.Linear, _Forward] = WeakKeyDictionary()
+_OPERATIONS = torch.library.Library("aded", "DEF")
+_OPERATIONS.define("linear(Tensor input, int number, int features) -> Tensor")
+_OPERATIONS.impl("linear", lambda input, number, features: _FORWARDS[number].other(input), "CPU")
+torch.library.register_fake("aded::linear")(lambda x, number, features: x.new_empty(*x.shape[:-1], features))
 
 _ACTIVE = threading.local()
 _SWAP = threading.Lock()
@@ -122,7 +145,9 @@ def fast_linear(model: Any) -> Iterator[None]:
         _USERS[id(model)] = _USERS.get(id(model), 0) + 1
         if _USERS[id(model)] == 1:
             for layer in layers:
-                layer.forward = _Forward(layer, choice)  # type: ignore[method-assign]
+                forward = _OF_LAYER.setdefault(layer, _Forward())
+                forward.renew(layer, choice)
+                layer.forward = forward  # type: ignore[method-assign]
     _ACTIVE.on = True
     try:
         yield

@@ -123,12 +123,12 @@ class WideningLinear:
 
     def bind(self, layer: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
         """The layer's forward on this kernel."""
-        return partial(self._forward, layer)
+        return partial(self._forward, layer.weight, layer.bias)
 
-    def _forward(self, layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        n, k = layer.out_features, layer.in_features
+    def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+        n, k = weight.shape
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], n)
-        bias = 0 if layer.bias is None else layer.bias.data_ptr()
-        self._run(x.numel() // k, k, n, x.data_ptr(), layer.weight.data_ptr(), bias, out.data_ptr())
+        place = 0 if bias is None else bias.data_ptr()
+        self._run(x.numel() // k, k, n, x.data_ptr(), weight.data_ptr(), place, out.data_ptr())
         return out
