@@ -45,13 +45,26 @@ def test_where_nothing_pays_drafts_become_rare_but_do_not_end() -> None:
     def step(tree: DraftTree) -> bool:
         drafted = budget.max_nodes > 0
         chosen = budget.choose([tree if drafted else DraftTree.empty()])
-        budget.timed(chosen, 1.0, 0.1 * drafted)
+        budget.timed(chosen, 1.0, 0.1 * drafted, 0.0)
         return drafted
 
     drafted = [step(LIKELY) for _ in range(400)]
     assert all(drafted[:4])
     assert sum(drafted[-200:]) <= 200 / 10
     assert sum(drafted[-32:]) >= 1
+
+
+def test_drafts_that_gain_less_than_drafting_takes_become_rare() -> None:
+    """A node pays for verifying it, and yet a step with a draft is slower than one without."""
+    budget, drafts = MeasuredBudget(lambda: curve(0.05)), 0
+    draft = DraftTree.chain([1], [float(np.log(0.2))])
+    for _ in range(200):
+        drafts += budget.max_nodes > 0
+        chosen = budget.choose([draft if budget.max_nodes else DraftTree.empty()])
+        for tree in chosen:
+            budget.observe(tree, 0)
+        budget.timed(chosen, 1.0 + 0.05 * len(chosen[0]), 0.3 * (budget.max_nodes > 0), 0.0)
+    assert drafts < 100
 
 
 @given(st.lists(st.lists(st.floats(-4, 0, width=32), max_size=6), min_size=1, max_size=5), st.floats(0, 1))

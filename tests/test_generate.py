@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.generation.streamers import BaseStreamer
 
 import aded
+from aded.engines.transformers.engine import likeliest
 from oracle import Oracle
 from test_architectures import PROMPT, build
 
@@ -232,3 +235,11 @@ def test_a_certificate_finds_a_changed_token(model: Any) -> None:
     assert certificate.first_difference == 6
     with pytest.raises(ValueError, match="begin with"):
         aded.certify(model, PROMPT + 1, output)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([40, 2048, 2050, 5000]), st.integers(1, 8))
+def test_the_likeliest_tokens_are_those_of_topk(seed: int, vocabulary: int, k: int) -> None:
+    logits = torch.randn(2, 3, vocabulary, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
+    ids = likeliest(logits, k)
+    assert torch.equal(logits.gather(-1, ids), logits.topk(k, dim=-1).values)
+    assert all(len(set(row)) == k for row in ids.flatten(0, -2).tolist())

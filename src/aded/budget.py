@@ -147,8 +147,8 @@ class Budget:
     def observe(self, tree: DraftTree, accepted: int, row: int = 0) -> None:
         """Told of each verified tree, and of how many of its nodes were kept."""
 
-    def timed(self, trees: Sequence[DraftTree], verifying_s: float, other_s: float) -> None:
-        """Told what verifying these trees in one pass took, and what drafting them and learning from them took."""
+    def timed(self, trees: Sequence[DraftTree], verifying_s: float, drafting_s: float, learning_s: float) -> None:
+        """Told what verifying these trees in one pass took, and drafting them, and learning from them."""
 
 
 class FixedBudget(Budget):
@@ -180,6 +180,16 @@ class _Calibration:
         """A step that verified nothing: what failed before is believed less, or it would never be tried again."""
         self._accepted += (1 - _KEPT) * (_PRIOR - self._accepted)
         self._predicted += (1 - _KEPT) * (_PRIOR - self._predicted)
+
+
+class _Mean:
+    """What something took of late, in seconds; 0 until it is known."""
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def learn(self, seconds: float) -> None:
+        self.value += 0.1 * (seconds - self.value) if self.value else seconds
 
 
 class _Fit:
@@ -227,8 +237,10 @@ class MeasuredBudget(Budget):
     counts half as much for every two tokens of its lead, or a row that copies would slow the others down to no use.
 
     Costs are the curve's, corrected by a line fitted to the steps that follow, so that a machine that slows down or a
-    cache that grows is noticed. Where no node has paid for some steps, drafts are made at every second step only, then
-    at every fourth, and so on to every sixteenth, until one pays again: a plain step then costs nothing else.
+    cache that grows is noticed. A step's nodes must pay for verifying them; the drafting is done by then, and enters
+    another comparison: where for some steps the rate with nodes was not above 1 / (cost(1) + learning), which is the
+    rate without drafts, drafts are made at every second step only, then at every fourth, and so on to every sixteenth,
+    until they pay again.
 
     Weighing a node against the long-run rate instead (Dinkelbach's rule for a ratio of sums) would be optimal if
     probabilities were exact; replayed on recorded traces it was no better (`aded trace regret` compares with fixed
@@ -244,7 +256,7 @@ class MeasuredBudget(Budget):
         self._make_curve, self._length = curve, length
         self._calibrations: defaultdict[int, _Calibration] = defaultdict(_Calibration)
         self._fit = _Fit()
-        self._other_s = 0.0
+        self._drafting, self._learning = _Mean(), _Mean()
         self._reach = MAX_NODES  # nodes worth drafting: as many as pay now, and as many again
         self._drafted = False  # whether the last step could have had a draft
         self._idle = self._asleep = 0  # steps in a row in which no node paid; steps yet to pass without a draft
@@ -271,16 +283,18 @@ class MeasuredBudget(Budget):
             gains = self._calibrations[row].factor * np.concatenate([[0.0], np.cumsum(scores)])
             tokens += 0.5 ** ((emitted - slowest) / _LEAD) * (1 + gains)
         costs = self._fit(self._curve.at(np.arange(1, widest + 2), rows=len(trees), length=self._length()))
-        best = int(np.argmax(tokens / (costs + self._other_s)))
+        other = self._drafting.value + self._learning.value
+        rates = tokens / (costs + other)
+        best = int(np.argmax(rates))
         if not best:
             self._forget(progress)
-        self._plan(best)
+        self._plan(best, bool(rates[best] > tokens[0] / (costs[0] + self._learning.value)))
         return [tree.limit(nodes=best) for tree in trees]
 
-    def _plan(self, best: int) -> None:
+    def _plan(self, best: int, pays: bool) -> None:
         """Decide how much to draft in the steps to come."""
         self._reach = min(max(2 * best, 3 * self._reach // 4, 8), MAX_NODES)
-        self._idle = 0 if best else self._idle + 1
+        self._idle = 0 if pays else self._idle + 1
         # Four steps without, then one step in two, three in four and so on go without a draft.
         self._asleep = min(2 ** (self._idle - 3), 16) - 1 if self._idle > 3 else 0
         self.max_nodes = 0 if self._asleep else self._reach
@@ -294,13 +308,14 @@ class MeasuredBudget(Budget):
         for row in rows:
             self._calibrations[row].forget()
 
-    def timed(self, trees: Sequence[DraftTree], verifying_s: float, other_s: float) -> None:
+    def timed(self, trees: Sequence[DraftTree], verifying_s: float, drafting_s: float, learning_s: float) -> None:
         """Correct the curve by one step."""
         if "_curve" not in self.__dict__:  # nothing was drafted yet, and so nothing measured
             return
         tokens = np.array([1 + max(map(len, trees))])
-        predicted = self._curve.at(tokens, rows=len(trees), length=self._length())
-        self._fit.learn(float(predicted[0]), verifying_s)
-        if self._drafted:  # others cost less besides, but what a draft must pay for is its own time
-            other_s = min(other_s, float(predicted[0]))  # the first can include compiling
-            self._other_s += 0.1 * (other_s - self._other_s) if self._other_s else other_s
+        predicted = float(self._curve.at(tokens, rows=len(trees), length=self._length())[0])
+        self._fit.learn(predicted, verifying_s)
+        # The first times can include compiling.
+        self._learning.learn(min(learning_s, predicted))
+        if self._drafted:  # a step without says nothing about what a draft costs
+            self._drafting.learn(min(drafting_s, predicted))

@@ -157,7 +157,7 @@ def decode(
                 budget.observe(row.tree, row.accepted, row.number)
         learning = (clock := time.perf_counter()) - now
         if stats.passes:
-            budget.timed([row.tree for row in rows], verifying, drafting + learning)
+            budget.timed([row.tree for row in rows], verifying, drafting, learning)
         else:
             stats.time_to_first_token_s = now - started
         stats.passes += 1

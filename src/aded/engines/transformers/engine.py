@@ -37,6 +37,27 @@ def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
     return chosen
 
 
+_GROUP = 64
+
+
+def likeliest(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Ids of the k highest logits, best first: (..., vocabulary) -> (..., k), fewer if there are not as many.
+
+    The k best lie in the k groups with the best maxima. Finding those takes one quick look at every logit, a fraction
+    of the time of `topk` over a vocabulary.
+    """
+    size = logits.shape[-1]
+    if size < 4 * k * _GROUP:
+        return logits.topk(min(k, size), dim=-1).indices
+    if size % _GROUP:
+        logits = torch.nn.functional.pad(logits, (0, -size % _GROUP), value=float("-inf"))
+    groups = logits.unflatten(-1, (-1, _GROUP))
+    chosen = groups.amax(-1).topk(k, dim=-1).indices
+    members = groups.gather(-2, chosen[..., None].expand(*chosen.shape, _GROUP)).flatten(-2)
+    best = members.topk(k, dim=-1).indices
+    return chosen.gather(-1, best // _GROUP) * _GROUP + best % _GROUP
+
+
 class _Pass:
     """Logits of one forward pass, (rows, tokens, vocabulary), and what all rows ask of them at once."""
 
@@ -53,8 +74,8 @@ class _Pass:
     def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Likeliest ids and probabilities, both (rows, tokens, k)."""
         if self._top is None:
-            best, ids = self.logits.topk(min(k, self.logits.shape[-1]), dim=-1)
-            probs = (best - self.logits.logsumexp(-1, keepdim=True)).exp()
+            ids = likeliest(self.logits, k)
+            probs = self.logits.log_softmax(-1).gather(-1, ids).exp()
             self._top = ids.to(torch.int32).cpu().numpy(), probs.cpu().numpy()
         return self._top
 
