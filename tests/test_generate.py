@@ -145,7 +145,7 @@ def test_a_long_prompt_goes_through_in_pieces(family: str, rows: int, monkeypatc
     mask[-1, : 9 * (rows > 1)] = 0
     options: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 20, "pad_token_id": 0, "do_sample": False}
     plain = model.generate(ids, **options)
-    monkeypatch.setattr("aded.engines.transformers.engine._CHUNK", 24)
+    monkeypatch.setattr("aded.engines.transformers.engine.CHUNK", 24)
 
     def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         nonlocal most

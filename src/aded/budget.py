@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from aded.tree import DraftTree
 
-__all__ = ["MAX_NODES", "ONE_ROW", "Budget", "CostCurve", "FixedBudget", "MeasuredBudget"]
+__all__ = ["MAX_NODES", "ONE_ROW", "SIZES", "Budget", "CostCurve", "FixedBudget", "MeasuredBudget"]
 
 MAX_NODES = 64
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1)
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1)
 ONE_ROW: Mapping[int, int] = {0: 0}
 
 _PRIOR = 4.0  # tokens of evidence that predictions are right, to begin with
@@ -62,7 +62,7 @@ class CostCurve:
             self.seconds.append(seconds[-1] + slope * (MAX_NODES + 1 - sizes[-1]))
 
     @classmethod
-    def measure(cls, step: Callable[[int], float], *, sizes: Sequence[int] = _SIZES, limit_s: float = 3.0) -> CostCurve:
+    def measure(cls, step: Callable[[int], float], *, sizes: Sequence[int] = SIZES, limit_s: float = 3.0) -> CostCurve:
         """Time `step(tokens) -> seconds` at growing sizes, in several rounds within about `limit_s`; the best counts.
 
         Rounds go through all sizes, so that a machine busy for a moment slows one round and not one size. Sizes that

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache
+
+from aded.engines.transformers.engine import CHUNK
 
 __all__ = ["Certificate", "certify"]
 
@@ -78,15 +82,18 @@ def certify(
     emitted = output_ids[0, prompt:]
     if not len(emitted):
         return Certificate(np.empty(0, np.float32), 0.0)
-    plain = _replay(model, output_ids, prompt, 1)
+    whole = _after_prompt(model, input_ids, prompt)
+    plain = _replay(model, output_ids, prompt, 1, whole)
     chosen = plain - temperature * _noise(plain, seed, row, rows).log() if temperature > 0 else plain
     margins = chosen.max(-1).values - chosen.gather(1, emitted[:, None])[:, 0]
     # The best token, its nearest rival, and the token emitted, which is one of them or another near tie.
     compared = torch.cat([chosen.topk(2, dim=-1).indices, emitted[:, None]], dim=-1)
     lead = plain.gather(1, compared)
     noise = 0.0
+    # Long prompts are taken in in pieces, which moves scores as well.
+    pieces = whole if prompt <= 2 * CHUNK else _after_prompt(model, input_ids, CHUNK)
     for shape in (2, 5, 16, 33):
-        moved = _replay(model, output_ids, prompt, shape).gather(1, compared) - lead
+        moved = _replay(model, output_ids, prompt, shape, pieces).gather(1, compared) - lead
         noise = max(noise, float((moved[:, 1:] - moved[:, :1]).abs().max()))
     return Certificate(margins.float().cpu().numpy(), noise)
 
@@ -99,11 +106,21 @@ def _noise(logits: torch.Tensor, seed: int, row: int, rows: int) -> torch.Tensor
         return torch.stack([logits.new_empty(shape).exponential_(1)[row] for _ in range(len(logits))])
 
 
-def _replay(model: Any, ids: torch.Tensor, prompt: int, chunk: int) -> torch.Tensor:
-    """float32 logits (n, vocabulary) of each emitted token, the output fed `chunk` tokens a pass."""
+def _after_prompt(model: Any, prompt: torch.Tensor, chunk: int) -> tuple[DynamicCache, torch.Tensor]:
+    """The cache after a prompt fed `chunk` tokens a pass, and float32 logits (1, vocabulary) after its last token."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    rows = [model(input_ids=ids[:, :prompt], past_key_values=cache, use_cache=True).logits[0, -1:].float()]
-    for start in range(prompt, ids.shape[1] - 1, chunk):
-        piece = ids[:, start : min(start + chunk, ids.shape[1] - 1)]
-        rows.append(model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0].float())
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    for piece in prompt.split(chunk, dim=-1):
+        logits = model(input_ids=piece, past_key_values=cache, use_cache=True, **last).logits
+    return cache, logits[0, -1:].float()
+
+
+def _replay(
+    model: Any, ids: torch.Tensor, prompt: int, chunk: int, start: tuple[DynamicCache, torch.Tensor]
+) -> torch.Tensor:
+    """float32 logits (n, vocabulary) of each emitted token, the output fed `chunk` tokens a pass."""
+    cache, rows = deepcopy(start[0]), [start[1]]
+    for piece in ids[:, prompt:-1].split(chunk, dim=-1):
+        if piece.shape[1]:
+            rows.append(model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0].float())
     return torch.cat(rows)

@@ -18,10 +18,10 @@ from aded.engines.transformers.sampling import SharedNoise, multinomial
 from aded.engines.transformers.steps import Steps
 from aded.tree import DraftTree
 
-__all__ = ["TransformersEngine"]
+__all__ = ["CHUNK", "TransformersEngine", "likeliest"]
 
 
-_CHUNK = 1024  # tokens of long prompts that go through the model at once
+CHUNK = 1024  # tokens of long prompts that go through the model at once
 _TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")
 
 
@@ -215,7 +215,7 @@ class TransformersEngine:
 
     def _prefill_config(self) -> GenerationConfig:
         """The configuration, with chunks for long prompts of text alone: a pass then takes bounded memory."""
-        chunk = max(_CHUNK // len(self._active), 1)
+        chunk = max(CHUNK // len(self._active), 1)
         special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in _TEXT_INPUTS)
         short = self._prompt <= 2 * chunk
         if self.config.prefill_chunk_size is not None or short or special or kv.room(self.cache) is not None:
