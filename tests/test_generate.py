@@ -193,6 +193,16 @@ def test_any_budget_gives_the_models_own_output(model: Any, nodes: Any) -> None:
     assert torch.equal(plain, model.generate(PROMPT, **options, custom_generate=aded.generate, nodes=nodes))
 
 
+def test_statistics_of_several_calls_add_up(model: Any) -> None:
+    stats = aded.Stats()
+    for calls in (1, 2, 3):
+        options = {"min_new_tokens": 9, "max_new_tokens": 9, "pad_token_id": 0, "nodes": 4, "stats": stats}
+        model.generate(PROMPT, **options, custom_generate=aded.generate)
+        assert stats.tokens == len(stats.from_draft) == 9 * calls
+    assert stats.passes == stats.steps
+    assert stats.total_s >= stats.verify_s + stats.draft_s + stats.learn_s
+
+
 def test_wrong_arguments_say_what_to_do(model: Any) -> None:
     with pytest.raises(aded.UnknownDrafterError, match="choose one of"):
         model.generate(PROMPT, custom_generate=aded.generate, drafter="nothing")

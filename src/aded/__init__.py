@@ -11,6 +11,7 @@ from aded.drafters.base import create as create_drafter
 from aded.drafters.base import names as drafter_names
 from aded.errors import (
     AdedError,
+    ContextFullError,
     CorpusFileError,
     DraftTreeError,
     ModelLoadError,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdedError",
     "Certificate",
+    "ContextFullError",
     "Corpus",
     "CorpusFileError",
     "DraftTree",

@@ -66,7 +66,7 @@ class Stats:
         accepted: emitted tokens that had been drafted.
         drafted: nodes verified.
         draft_s, verify_s, learn_s: time spent in each part of the loop.
-        time_to_first_token_s: from the start of the loop to the first token.
+        time_to_first_token_s: from the start of the (last) loop to the first token.
         total_s: from the start of the loop to its end.
         from_draft: for each emitted token, whether it had been drafted.
     """
@@ -136,17 +136,18 @@ def decode(
         max_tokens: most tokens emitted for a row.
         top_k: likeliest tokens shown to the sessions at each scored position.
         stop: asked once after each token.
-        stats: filled in as decoding goes.
+        stats: filled in as decoding goes; what an earlier call counted in it is added to.
     """
     stats = Stats() if stats is None else stats
     rows = [_Row(number, session) for number, session in enumerate(sessions)] if max_tokens > 0 else []
     started = clock = time.perf_counter()
-    drafting = 0.0
+    before = stats.total_s
+    drafting, prompt = 0.0, True
     scores = engine.prefill()
     while rows:
         for row, scored in zip(rows, scores, strict=True):
             row.follow(scored, max_tokens, stop)
-        if stats.passes:
+        if not prompt:
             # The last token is not in the cache: it is the next root, or the end, as in plain decoding.
             engine.commit([row.path[:-1] for row in rows])
         verifying = (now := time.perf_counter()) - clock
@@ -156,14 +157,15 @@ def decode(
             if not row.finished:  # an end inside a path says nothing of the nodes after it
                 budget.observe(row.tree, row.accepted, row.number)
         learning = (clock := time.perf_counter()) - now
-        if stats.passes:
+        if not prompt:
             budget.timed([row.tree for row in rows], verifying, drafting, learning)
         else:
             stats.time_to_first_token_s = now - started
+        prompt = False
         stats.passes += 1
         stats.verify_s += verifying
         stats.learn_s += learning
-        stats.total_s = clock - started
+        stats.total_s = before + clock - started
         for row in rows:
             stats.steps += 1
             stats.tokens += len(row.emitted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AdedError",
+    "ContextFullError",
     "CorpusFileError",
     "DraftTreeError",
     "ModelLoadError",
@@ -37,6 +38,10 @@ class TraceFileError(AdedError):
 
 class CorpusFileError(AdedError):
     """A corpus is missing, damaged, or belongs to another vocabulary or version; or a text it is made of is."""
+
+
+class ContextFullError(AdedError):
+    """A sequence has reached the length that its context was made for."""
 
 
 class PromptFileError(AdedError):

@@ -13,8 +13,9 @@ from transformers import CompileConfig, StaticCache
 import aded.bench.peers  # noqa: F401 - registers them
 from aded import drafters
 from aded.drafters.base import Drafter
+from aded.engines.answer import Answer
 from aded.engines.transformers.models import Loaded
-from aded.engines.transformers.runner import Answer, Runner
+from aded.engines.transformers.runner import Runner
 from aded.engines.transformers.steps import CompiledSteps
 from aded.errors import UnknownDrafterError
 from aded.representative import Corpus, Representative

@@ -9,17 +9,17 @@ is read once.
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from aded.engines.transformers.shared import SharedChange
 from aded.errors import UnsupportedError
 
 __all__ = ["attention_windows", "grouped_attention", "implementation", "verifies_trees"]
@@ -65,8 +65,7 @@ def _attend(
 AttentionInterface.register(_NAME, _attend)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
-_SWAP = threading.Lock()
-_USERS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_SWAP = SharedChange()
 
 
 def _configs(model: Any) -> list[Any]:
@@ -85,20 +84,14 @@ def implementation(model: Any) -> str:
 @contextmanager
 def grouped_attention(model: Any) -> Iterator[None]:
     """Within it the model's layers attend as above where the library's "sdpa" was set; results differ by rounding."""
-    with _SWAP:
-        configs = _configs(model)
-        _USERS[model] = _USERS.get(model, 0) + 1
+    configs = _configs(model)
+
+    def name(chosen: str) -> None:
         for config in configs:
-            config._attn_implementation_internal = _NAME
-    try:
+            config._attn_implementation_internal = chosen
+
+    with _SWAP.to(model, partial(name, _NAME), partial(name, "sdpa")):
         yield
-    finally:
-        with _SWAP:
-            _USERS[model] -= 1
-            if not _USERS[model]:
-                del _USERS[model]
-                for config in configs:
-                    config._attn_implementation_internal = "sdpa"
 
 
 def attention_windows(model: Any) -> dict[str, int | None]:

@@ -59,25 +59,33 @@ def likeliest(logits: torch.Tensor, k: int) -> torch.Tensor:
 
 
 class _Pass:
-    """Logits of one forward pass, (rows, tokens, vocabulary), and what all rows ask of them at once."""
+    """Logits of one forward pass, (rows, tokens, vocabulary), and what all rows ask of them at once.
 
-    def __init__(self, logits: torch.Tensor) -> None:
+    The best tokens and the k likeliest come from the device together, in the one moment of a step that waits for it.
+    """
+
+    def __init__(self, logits: torch.Tensor, k: int) -> None:
         self.logits = logits.float()  # as generate does before any processor
-        self._top: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+        self._k = k
 
     @cached_property
-    def greedy(self) -> list[list[int]]:
-        """The best token of each row and position."""
-        best: list[list[int]] = self.logits.argmax(-1).tolist()
-        return best
-
-    def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Likeliest ids and probabilities, both (rows, tokens, k)."""
-        if self._top is None:
-            ids = likeliest(self.logits, k)
+    def _fetched(self) -> NDArray[np.int32]:
+        best = [self.logits.argmax(-1, keepdim=True).int()]
+        if self._k:
+            ids = likeliest(self.logits, self._k)
             probs = self.logits.log_softmax(-1).gather(-1, ids).exp()
-            self._top = ids.to(torch.int32).cpu().numpy(), probs.cpu().numpy()
-        return self._top
+            best += [ids.int(), probs.contiguous().view(torch.int32)]
+        fetched: NDArray[np.int32] = torch.cat(best, dim=-1).cpu().numpy()
+        return fetched
+
+    def greedy(self, index: int, token: int) -> int:
+        """The best token of a row at a position."""
+        return int(self._fetched[index, token, 0])
+
+    def top_k(self, index: int, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Likeliest ids and probabilities of a row's first positions, both (count, k)."""
+        ids, probs = np.split(self._fetched[index, :count, 1:], 2, axis=-1)
+        return ids, probs.view(np.float32)
 
 
 class _Scores:
@@ -89,7 +97,7 @@ class _Scores:
     def choose(self, row: int) -> int:
         engine = self._engine
         if engine.plain_greedy:
-            token = self._pass.greedy[self._index][row]
+            token = self._pass.greedy(self._index, row)
         else:
             logits = self._pass.logits[self._index, row : row + 1].to(engine.device, copy=True)
             scores = engine.processors[self._row](engine.ids(self._row), logits)
@@ -102,8 +110,7 @@ class _Scores:
         return token
 
     def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        ids, probs = self._pass.top_k(k)
-        return ids[self._index, : self._count], probs[self._index, : self._count]
+        return self._pass.top_k(self._index, self._count)
 
 
 class TransformersEngine:
@@ -116,6 +123,7 @@ class TransformersEngine:
         processors: every logits processor, in order.
         model_kwargs: what `generate` passes to its decoding methods (cache, masks, positions and the model's own).
         steps: how passes are run; None: as the model runs them.
+        top_k: how many of the likeliest tokens the sessions will be shown.
 
     Attributes:
         scores, logits: processed and raw scores of each emitted token where the configuration asks for them.
@@ -129,11 +137,13 @@ class TransformersEngine:
         processors: LogitsProcessorList,
         model_kwargs: dict[str, Any],
         steps: Steps | None = None,
+        top_k: int = 0,
     ) -> None:
         self.model, self.config = model, generation_config
         self.steps = Steps(model) if steps is None else steps
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
         self.kwargs = model_kwargs
+        self._top_k = top_k
         self.windows = attention_windows(model)
         self.trees = verifies_trees(model)
         cache = model_kwargs.get("past_key_values")
@@ -153,6 +163,7 @@ class TransformersEngine:
         empty = input_ids.new_full((rows, room), 0 if pad is None else int(pad))
         self._buffer = torch.cat([input_ids, empty], dim=-1)
         self._lengths = [self._prompt] * rows  # of each row in the buffer
+        self._last = [-1] * rows
         self._active = list(range(rows))
         self._mask: torch.Tensor | None = model_kwargs.get("attention_mask")
         self._count = 0
@@ -187,10 +198,15 @@ class TransformersEngine:
         """How many tokens a row has emitted."""
         return self._lengths[row] - self._prompt
 
+    def last(self, row: int) -> int:
+        """The token a row emitted last."""
+        return self._last[row]
+
     def append(self, row: int, token: int) -> None:
         """Make `token` the last of a row."""
         self._buffer[row, self._lengths[row]] = token
         self._lengths[row] += 1
+        self._last[row] = token
 
     def record(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
         """Keep what `return_dict_in_generate` asked for."""
@@ -276,7 +292,7 @@ class TransformersEngine:
         return max(self._entries)
 
     def _scores(self, logits: torch.Tensor, counts: Sequence[int]) -> list[_Scores]:
-        scored = _Pass(logits)
+        scored = _Pass(logits, self._top_k)
         return [_Scores(self, scored, i, row, counts[i]) for i, row in enumerate(self._active)]
 
     def _drop_others(self, rows: Sequence[int]) -> None:

@@ -32,6 +32,7 @@ from aded.engines.transformers.costs import cost_curve
 from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.linear import fast_linear
 from aded.engines.transformers.steps import CompiledSteps, Steps
+from aded.engines.transformers.stopping import Stopping
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
@@ -169,8 +170,10 @@ def _generate(
     steps: Steps,
     model_kwargs: dict[str, Any],
 ) -> GenerateDecoderOnlyOutput | torch.Tensor:
-    engine = TransformersEngine(model, input_ids, generation_config, logits_processor, model_kwargs, steps)
     drafter = _shared_drafter(model, drafter)
+    engine = TransformersEngine(
+        model, input_ids, generation_config, logits_processor, model_kwargs, steps, drafter.top_k
+    )
     rows, length = input_ids.shape
     budget = _budget(engine, nodes)
     sessions: list[Session] = [drafter.start(engine.prompt(row)) for row in range(rows)]
@@ -179,9 +182,10 @@ def _generate(
     if kv.room(engine.cache) is not None:
         sessions = [_StaticSession(session, engine) for session in sessions]
     finished: set[int] = set()
+    stopping = Stopping(stopping_criteria)
 
     def stop(row: int) -> bool:
-        if bool(stopping_criteria(engine.ids(row), None).all()):  # type: ignore[arg-type]
+        if stopping(engine.ids(row), engine.last(row)):
             finished.add(row)
         return row in finished
 

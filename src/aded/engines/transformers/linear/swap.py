@@ -16,6 +16,7 @@ import torch
 from aded.engines.transformers.linear.dotting import DottingLinear
 from aded.engines.transformers.linear.packed import PackedLinear
 from aded.engines.transformers.linear.widening import WideningLinear
+from aded.engines.transformers.shared import SharedChange
 
 __all__ = ["fast_linear"]
 
@@ -68,8 +69,7 @@ _OPERATIONS.impl("linear", lambda input, number, features: _FORWARDS[number].oth
 torch.library.register_fake("aded::linear")(lambda x, number, features: x.new_empty(*x.shape[:-1], features))
 
 _ACTIVE = threading.local()
-_SWAP = threading.Lock()
-_USERS: dict[int, int] = {}
+_SWAP = SharedChange()
 _CHOSEN: WeakKeyDictionary[torch.nn.Module, dict[int, _Choice | None]] = WeakKeyDictionary()
 
 
@@ -141,21 +141,20 @@ def fast_linear(model: Any) -> Iterator[None]:
     if choice is None:
         yield
         return
-    with _SWAP:
-        _USERS[id(model)] = _USERS.get(id(model), 0) + 1
-        if _USERS[id(model)] == 1:
-            for layer in layers:
-                forward = _OF_LAYER.setdefault(layer, _Forward())
-                forward.renew(layer, choice)
-                layer.forward = forward  # type: ignore[method-assign]
-    _ACTIVE.on = True
-    try:
-        yield
-    finally:
-        _ACTIVE.on = False
-        with _SWAP:
-            _USERS[id(model)] -= 1
-            if not _USERS[id(model)]:
-                del _USERS[id(model)]
-                for layer in layers:
-                    del layer.forward
+
+    def put() -> None:
+        for layer in layers:
+            forward = _OF_LAYER.setdefault(layer, _Forward())
+            forward.renew(layer, choice)
+            layer.forward = forward  # type: ignore[method-assign]
+
+    def take() -> None:
+        for layer in layers:
+            del layer.forward
+
+    with _SWAP.to(model, put, take):
+        _ACTIVE.on = True
+        try:
+            yield
+        finally:
+            _ACTIVE.on = False
