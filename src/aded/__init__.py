@@ -69,4 +69,6 @@ def __getattr__(name: str) -> Any:
             raise ModuleNotFoundError(
                 f'aded.{name} needs torch and transformers: pip install "aded[transformers]"'
             ) from error
+    if name == "llamacpp":
+        return import_module("aded.llamacpp")
     raise AttributeError(f"module 'aded' has no attribute {name!r}")

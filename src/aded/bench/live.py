@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
-import torch
 
 from aded.bench.contenders import PLAIN, Contender
 from aded.bench.requests import requests
-from aded.engines.transformers.models import Loaded
+from aded.engines.loaded import LoadedModel
 from aded.traces.prompts import Prompt
 
 __all__ = ["Run", "measure"]
@@ -29,7 +28,7 @@ class Run:
         tokens, steps: emitted tokens and forward passes of the target, the prompt's included.
         seconds: from the call to the whole answer.
         first_s: from the call to the first token.
-        draft_s, verify_s, learn_s: parts of our loop; 0 for transformers' own decoding.
+        draft_s, verify_s, learn_s: parts of our loop; 0 for the engine's own decoding.
         drafted: nodes verified.
         accepted: drafted tokens accepted by each verification step that had a draft or could have had one.
         peak_mb: most memory in use by the process (on a GPU: by tensors), all contenders' state included, in MiB.
@@ -68,11 +67,13 @@ class _Peak:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
-    def watch(self, device: torch.device) -> Iterator[None]:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+    def watch(self, gpu: Any) -> Iterator[None]:
+        if gpu is not None:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(gpu)
             yield
-            self.mb = torch.cuda.max_memory_allocated(device) / 2**20
+            self.mb = torch.cuda.max_memory_allocated(gpu) / 2**20
             return
         process = psutil.Process()
 
@@ -91,7 +92,7 @@ class _Peak:
 
 
 def measure(
-    loaded: Loaded,
+    loaded: LoadedModel,
     contenders: Sequence[Contender],
     prompts: Sequence[Prompt],
     *,
@@ -136,7 +137,7 @@ def measure(
                 if not keep_state and request.first:
                     contender.forget()
                 peak = _Peak()
-                with peak.watch(loaded.model.device):
+                with peak.watch(loaded.gpu):
                     answers[contender.name] = contender.answer(request.ids, **settings)
                 peaks[contender.name] = peak.mb
             plain = answers[PLAIN]
@@ -163,7 +164,7 @@ def measure(
                         verify_s=stats.verify_s,
                         learn_s=stats.learn_s,
                         drafted=stats.drafted,
-                        accepted=_accepted(stats.from_draft[len(request.ids) :]),
+                        accepted=_accepted(stats.from_draft[len(answer.rows) :]),
                         peak_mb=peaks[contender.name],
                         **verdicts[key],
                     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aded.bench.contenders import Contender
-from aded.engines.transformers.models import Loaded
+from aded.engines.loaded import LoadedModel
 from aded.traces.prompts import Prompt
 from aded.traces.record import record
 from aded.traces.replay import replay
@@ -18,7 +18,7 @@ NODES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def mat_by_nodes(
-    loaded: Loaded,
+    loaded: LoadedModel,
     contenders: Sequence[Contender],
     prompts: Sequence[Prompt],
     *,

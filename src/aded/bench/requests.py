@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
-
-from aded.engines.transformers.models import Loaded
+from aded.engines.loaded import LoadedModel
 from aded.traces.prompts import Prompt
 
 __all__ = ["Request", "lengthened", "requests"]
@@ -20,20 +19,20 @@ class Request:
     Attributes:
         name: the prompt's; turns after the first add a dot and their number, a batch names its first and its last.
         first: whether it begins a conversation.
-        ids: shape (rows, length), padded on the left.
-        mask: shape (rows, length), 0 at padding; None for a single prompt.
+        ids: as the engine's runner takes them; of a batch a tensor (rows, length), padded on the left.
+        mask: a tensor (rows, length), 0 at padding; None for a single prompt.
         reply: told plain decoding's answer, with which a conversation goes on.
     """
 
     name: str
     category: str
     first: bool
-    ids: torch.Tensor
-    mask: torch.Tensor | None
+    ids: Any
+    mask: Any
     reply: Callable[[str], None]
 
 
-def requests(loaded: Loaded, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[Request]:
+def requests(loaded: LoadedModel, prompts: Sequence[Prompt], batch_size: int = 1) -> Iterator[Request]:
     """Every turn of every prompt; in batches, first turns only."""
     if batch_size > 1:
         for start in range(0, len(prompts), batch_size):
@@ -51,7 +50,9 @@ def requests(loaded: Loaded, prompts: Sequence[Prompt], batch_size: int = 1) -> 
             yield Request(name, prompt.category, turn == 0, loaded.prompt_ids(messages), None, reply)
 
 
-def _batch(loaded: Loaded, prompts: Sequence[Prompt]) -> Request:
+def _batch(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Request:
+    import torch  # only the engine that takes batches has it
+
     rows = [loaded.prompt_ids([{"role": "user", "content": prompt.turns[0]}])[0] for prompt in prompts]
     # `pad_sequence` pads on the right: turned round, that is on the left.
     pad = torch.nn.utils.rnn.pad_sequence

@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from aded.cli.engines import open_runner
 from aded.cli.options import (
     Compile,
     CorpusFile,
     DrafterName,
     Dtype,
+    Engine,
     Model,
     NewTokens,
     Nodes,
@@ -32,6 +34,7 @@ __all__ = ["chat", "generate"]
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")],
+    engine: Engine = "transformers",
     model: Model = None,
     drafter: DrafterName = "adaptive",
     nodes: Nodes = "auto",
@@ -40,7 +43,7 @@ def generate(
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = None,
     threads: Threads = None,
     state: State = None,
     corpus: CorpusFile = None,
@@ -49,11 +52,10 @@ def generate(
     show_drafts: ShowDrafts = False,
 ) -> None:
     """Answer one prompt."""
-    from aded.engines.transformers.runner import Runner
-
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
-    runner = Runner.open(
-        model,
+    runner = open_runner(
+        engine,
+        model=model,
         drafter=drafter,
         nodes=nodes_of(nodes),
         compile=compile,
@@ -91,6 +93,7 @@ def generate(
 
 
 def chat(
+    engine: Engine = "transformers",
     model: Model = None,
     drafter: DrafterName = "adaptive",
     nodes: Nodes = "auto",
@@ -99,18 +102,17 @@ def chat(
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = 0,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = None,
     threads: Threads = None,
     state: State = None,
     corpus: CorpusFile = None,
     show_drafts: ShowDrafts = False,
 ) -> None:
     """Talk to a model; what it learns is kept between turns and, with --state, between runs. End with Ctrl-D."""
-    from aded.engines.transformers.runner import Runner
-
     console = Console(highlight=False)
-    runner = Runner.open(
-        model,
+    runner = open_runner(
+        engine,
+        model=model,
         drafter=drafter,
         nodes=nodes_of(nodes),
         compile=compile,

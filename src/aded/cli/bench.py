@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from aded.cli.engines import load_model
 from aded.cli.options import (
     Compile,
     CorpusFile,
     Dtype,
+    Engine,
     Limit,
     Model,
     NewTokens,
@@ -30,15 +32,18 @@ from aded.files import replace
 
 __all__ = ["bench"]
 
-_ENGINES = ("transformers",)
+_DRAFTERS = {
+    "transformers": "adaptive,prompt-lookup,token-recycling,hf-prompt-lookup,none",
+    "llamacpp": "adaptive,prompt-lookup,llama-prompt-lookup-2,llama-prompt-lookup-10,none",
+}
 
 
 def bench(
     prompts: Annotated[Path, typer.Option(help="Spec-Bench or other JSON lines, or text lines.")],
     drafters: Annotated[
-        str, typer.Option(help="Comma-separated names, peers and hf-prompt-lookup included.")
-    ] = "adaptive,prompt-lookup,token-recycling,hf-prompt-lookup,none",
-    engine: Annotated[str, typer.Option(help=f"One of {', '.join(_ENGINES)}.")] = "transformers",
+        str | None, typer.Option(help="Comma-separated names, peers and the engine's own prompt lookup included.")
+    ] = None,
+    engine: Engine = "transformers",
     model: Model = None,
     limit: Limit = None,
     per_category: PerCategory = None,
@@ -56,43 +61,43 @@ def bench(
         bool, typer.Option("--keep-state/--fresh", help="Learn from prompt to prompt, or begin each one anew.")
     ] = True,
     corpus: CorpusFile = None,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = None,
     threads: Threads = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write environment and results here.")] = None,
     as_html: Annotated[Path | None, typer.Option("--html", help="Write a page of plots here.")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the speedups in the terminal.")] = False,
 ) -> None:
     """Time contenders against plain decoding, checking every output. Ctrl-C keeps what was measured."""
-    import torch
-
     from aded.bench import terminal
     from aded.bench.contenders import contenders
     from aded.bench.environment import environment
     from aded.bench.live import Run, measure
     from aded.bench.requests import lengthened
     from aded.bench.summary import as_rows, summarise
-    from aded.engines.transformers.costs import cost_curve
-    from aded.engines.transformers.models import load
-    from aded.engines.transformers.steps import CompiledSteps
     from aded.traces import read_prompts
 
-    if engine not in _ENGINES:
-        raise AdedError(f"there is no engine {engine!r}; choose one of {', '.join(_ENGINES)}")
     if as_html is not None:
         from aded.bench.page import page  # a missing package is known before the work begins
-    if threads is not None:
-        torch.set_num_threads(threads)
     for path in (as_json, as_html):
         if path is not None and not path.absolute().parent.is_dir():
             raise AdedError(f"there is no folder {path.absolute().parent} to write {path.name} in; make it first")
     chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
-    names, most = words_of(drafters, "--drafters"), nodes_of(nodes)
+    names, most = words_of(drafters or _DRAFTERS.get(engine, "adaptive"), "--drafters"), nodes_of(nodes)
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
-    loaded = load(model, dtype=dtype, report=lambda text: notes.print(f"[dim]{text}[/dim]"))
+    if engine == "llamacpp" and batch_size > 1:
+        raise AdedError("llama.cpp answers one prompt at a time here; leave out --batch-size")
+    loaded = load_model(
+        engine,
+        model,
+        dtype=dtype,
+        threads=threads,
+        compile=compile,
+        report=lambda text: notes.print(f"[dim]{text}[/dim]"),
+    )
     if context is not None:
         texts = [turn for prompt in read_prompts(prompts) for turn in prompt.turns]
-        chosen = lengthened(chosen, texts, context, lambda text: len(loaded.tokenizer(text)["input_ids"]))
-    entrants = contenders(names, loaded, most, corpus, compile=compile)
+        chosen = lengthened(chosen, texts, context, lambda text: len(loaded.encode(text)))
+    entrants = contenders(names, loaded, most, corpus, compile=compile, engine=engine)
     settings = {"prompts": str(prompts), "nodes": nodes, "max_new_tokens": max_new_tokens, "keep_state": keep_state}
     settings |= {"temperature": temperature, "batch_size": batch_size, "context": context, "compile": compile}
     settings["corpus"] = None if corpus is None else str(corpus)
@@ -119,9 +124,7 @@ def bench(
             for group in measure(loaded, entrants, chosen, **options):
                 runs.extend(group)
                 save()
-        steps = CompiledSteps(loaded.model) if compile else None
-        curve = cost_curve(loaded.model, steps=steps)
-        report["step_cost"] = curve.to_json()
+        report["step_cost"] = loaded.step_cost(compile=compile).to_json()
         if as_html is not None:
             from aded.bench.offline import mat_by_nodes
 

@@ -8,34 +8,42 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from aded.cli.options import Compile, Dtype, Model, Threads, plain_table
+from aded.cli.engines import load_model
+from aded.cli.options import Compile, Dtype, Engine, Model, Threads, plain_table
+from aded.errors import AdedError
 
 __all__ = ["calibrate"]
 
 
 def calibrate(
+    engine: Engine = "transformers",
     model: Model = None,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = None,
     threads: Threads = None,
     compile: Compile = False,
     parts: Annotated[bool, typer.Option("--parts", help="Also show where a step's time goes, plain and ours.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Measure a step's time against the tokens in it, and keep it for later runs. The first run does so by itself."""
-    import torch
-
-    from aded.engines.transformers.costs import cost_curve
-    from aded.engines.transformers.models import load
-    from aded.engines.transformers.parts import PARTS, step_parts
-    from aded.engines.transformers.steps import CompiledSteps
-
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if parts and engine != "transformers":
+        raise AdedError(
+            f"a step's parts are told apart with transformers only; leave out --parts, or --engine {engine}"
+        )
     notes = Console(stderr=True, highlight=False)
-    loaded = load(model, dtype=dtype, report=lambda text: notes.print(f"[dim]{text}[/dim]"))
-    curve = cost_curve(loaded.model, steps=CompiledSteps(loaded.model) if compile else None, renew=True)
-    sizes = (1, 8, 32) if parts else ()
-    spent = {n: [step_parts(loaded.model, n, ours=ours) for ours in (False, True)] for n in sizes}
+    loaded: Any = load_model(
+        engine,
+        model,
+        dtype=dtype,
+        threads=threads,
+        compile=compile,
+        report=lambda text: notes.print(f"[dim]{text}[/dim]"),
+    )
+    curve = loaded.step_cost(compile=compile, renew=True)
+    spent: dict[int, list[dict[str, float]]] = {}
+    if parts:
+        from aded.engines.transformers.parts import PARTS, step_parts
+
+        spent = {n: [step_parts(loaded.model, n, ours=ours) for ours in (False, True)] for n in (1, 8, 32)}
     if as_json:
         result: dict[str, Any] = {"model": loaded.name, "step_cost": curve.to_json()}
         if parts:
@@ -49,7 +57,9 @@ def calibrate(
         ratio = seconds / curve.seconds[0]
         pays = "" if size == 1 else f"{max(ratio - 1, 0):.2f} of {size - 1}"
         table.add_row(str(size), f"{1e3 * seconds:.1f}", f"{ratio:.2f}x", pays)
-    Console(highlight=False).print(f"{loaded.name}, {dtype}, {torch.get_num_threads()} threads\n", table, sep="\n")
+    facts = loaded.facts()
+    about = f"{loaded.name}, {facts['dtype']}, {facts.get('threads_batch', facts['threads'])} threads"
+    Console(highlight=False).print(f"{about}\n", table, sep="\n")
     if parts:
         table = plain_table()
         for column in ("ms in", *(f"{who}, {n}" for n in spent for who in ("plain", "ours"))):

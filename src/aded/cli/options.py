@@ -13,6 +13,7 @@ from rich.table import Table
 from aded.budget import CostCurve
 from aded.errors import AdedError
 
+Engine = Annotated[str, typer.Option(help="transformers, or llamacpp for GGUF files.")]
 Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
 DrafterName = Annotated[str, typer.Option("--drafter", help="Who drafts: adaptive, paper, prompt-lookup, ...")]
 Nodes = Annotated[str, typer.Option(help="Most draft tokens verified a step, or auto: as many as pay here.")]
@@ -21,8 +22,8 @@ NewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most to
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily; above, samples.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this total.")]
 Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. Default: torch's.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="transformers: float32, bfloat16 (default) or float16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. Default: the engine's.")]
 State = Annotated[Path | None, typer.Option(help="Keep what is learned in this file between runs.")]
 CorpusFile = Annotated[Path | None, typer.Option("--corpus", help="A corpus to draft from besides what is learned.")]
 ShowDrafts = Annotated[bool, typer.Option("--show-drafts", help="Colour the tokens that came from drafts.")]

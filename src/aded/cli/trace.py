@@ -11,9 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from aded.cli.engines import load_model
 from aded.cli.options import (
     CorpusFile,
     Dtype,
+    Engine,
     Limit,
     Model,
     NewTokens,
@@ -44,6 +46,7 @@ def record(
         Path | None,
         typer.Option(help="Instead of --prompts: JSON lines with prompt and output."),
     ] = None,
+    engine: Engine = "transformers",
     model: Model = None,
     limit: Limit = None,
     per_category: PerCategory = None,
@@ -53,26 +56,23 @@ def record(
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts decoded together.")] = 8,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = None,
     threads: Threads = None,
 ) -> None:
     """Decode prompts plainly and keep every token with the model's likeliest ones. Stopped, it goes on next time."""
-    import torch
-
-    from aded.engines.transformers.models import load
     from aded.traces import read_prompts
     from aded.traces.record import from_texts
     from aded.traces.record import record as record_trace
 
     if (prompts is None) == (texts is None):
         raise AdedError("give either --prompts FILE or --texts FILE")
-    if threads is not None:
-        torch.set_num_threads(threads)
     console = Console(stderr=True, highlight=False)
     source = prompts if prompts is not None else texts
     assert source is not None
     chosen = read_prompts(source, limit=limit, per_category=per_category, skip=skip)
-    loaded = load(model, dtype=dtype, report=lambda text: console.print(f"[dim]{text}[/dim]"))
+    loaded = load_model(
+        engine, model, dtype=dtype, threads=threads, report=lambda text: console.print(f"[dim]{text}[/dim]")
+    )
     if texts is not None:
         trace = from_texts(loaded, chosen, out)
     else:

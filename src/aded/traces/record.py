@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import LogitsProcessor, LogitsProcessorList
 
-from aded.engines.transformers.linear import fast_linear
-from aded.engines.transformers.models import Loaded
+from aded.engines.loaded import LoadedModel
 from aded.errors import PromptFileError, TraceFileError
 from aded.files import digest
 from aded.traces.prompts import Prompt
@@ -22,24 +19,8 @@ from aded.traces.trace import Trace, TracedSequence
 __all__ = ["from_texts", "record"]
 
 
-class _Watch(LogitsProcessor):
-    """Sees each step's raw logits and keeps the k likeliest ids with their probabilities."""
-
-    def __init__(self, k: int) -> None:
-        self._k = k
-        self.ids: list[torch.Tensor] = []
-        self.probs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        raw = scores.float()
-        best, ids = raw.topk(min(self._k, raw.shape[-1]), dim=-1)
-        self.ids.append(ids.to(torch.int32).cpu())
-        self.probs.append((best - raw.logsumexp(-1, keepdim=True)).exp().cpu())
-        return scores
-
-
 def record(
-    loaded: Loaded,
+    loaded: LoadedModel,
     prompts: list[Prompt],
     out: str | Path,
     *,
@@ -63,8 +44,8 @@ def record(
         out = out / "trace.safetensors"
     about = {
         "model": loaded.name,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "vocab_size": int(loaded.model.config.get_text_config().vocab_size),
+        "dtype": loaded.facts()["dtype"],
+        "vocab_size": loaded.vocab_size,
         "fingerprint": loaded.fingerprint,
         "max_new_tokens": max_new_tokens,
         "top_k": top_k,
@@ -79,16 +60,31 @@ def record(
         for index, prompt in enumerate(prompts):
             if turn < len(prompt.turns):
                 work[index] = _conversation(loaded, prompt, [answers[index, t] for t in range(turn)])
-        order = sorted(work, key=lambda index: work[index].shape[1])  # alike lengths share a batch: little padding
+        order = sorted(work, key=lambda index: len(work[index]))  # alike lengths share a batch: little padding
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             part = parts / f"{turn}-{start}.safetensors"
             if part.is_file():
                 made = Trace.load(part).sequences
             else:
-                torch.manual_seed(seed + 7919 * turn + start)
-                labels = [(_label(prompts[i], turn), prompts[i].category) for i in chosen]
-                made = _decode(loaded, [work[i] for i in chosen], labels, max_new_tokens, top_k, temperature)
+                found = loaded.watched(
+                    [work[i] for i in chosen],
+                    max_new_tokens=max_new_tokens,
+                    top_k=top_k,
+                    temperature=temperature,
+                    seed=seed + 7919 * turn + start,
+                )
+                made = [
+                    TracedSequence(
+                        _label(prompts[i], turn),
+                        prompts[i].category,
+                        np.asarray(work[i], np.int32),
+                        answer.tokens,
+                        answer.top_ids,
+                        answer.top_probs,
+                    )
+                    for i, answer in zip(chosen, found, strict=True)
+                ]
                 Trace(made, about).save(part)
             answers.update({(index, turn): sequence for index, sequence in zip(chosen, made, strict=True)})
             progress(done := done + len(chosen), total)
@@ -98,7 +94,7 @@ def record(
     return trace
 
 
-def from_texts(loaded: Loaded, prompts: list[Prompt], out: str | Path) -> Trace:
+def from_texts(loaded: LoadedModel, prompts: list[Prompt], out: str | Path) -> Trace:
     """A text-only trace of existing (prompt, output) pairs, tokenised as `loaded` would.
 
     Raises:
@@ -108,12 +104,14 @@ def from_texts(loaded: Loaded, prompts: list[Prompt], out: str | Path) -> Trace:
     for prompt in prompts:
         if prompt.output is None or len(prompt.turns) != 1:
             raise PromptFileError(f'the prompt {prompt.name} has no "output"; each line needs "prompt" and "output"')
-        ids = loaded.prompt_ids([{"role": "user", "content": prompt.turns[0]}])[0].numpy()
-        output = loaded.tokenizer(prompt.output, add_special_tokens=False)["input_ids"]
-        sequences.append(TracedSequence(prompt.name, prompt.category, ids, np.asarray(output, np.int32)))
+        ids = loaded.prompt_tokens([{"role": "user", "content": prompt.turns[0]}])
+        output = loaded.encode(prompt.output)
+        sequences.append(
+            TracedSequence(prompt.name, prompt.category, np.asarray(ids, np.int32), np.asarray(output, np.int32))
+        )
     about = {
         "model": loaded.name,
-        "vocab_size": int(loaded.model.config.get_text_config().vocab_size),
+        "vocab_size": loaded.vocab_size,
         "fingerprint": loaded.fingerprint,
     }
     trace = Trace(sequences, about)
@@ -146,57 +144,11 @@ def _open_parts(out: Path, settings: dict[str, Any]) -> Path:
     return parts
 
 
-def _conversation(loaded: Loaded, prompt: Prompt, answers: list[TracedSequence]) -> torch.Tensor:
+def _conversation(loaded: LoadedModel, prompt: Prompt, answers: list[TracedSequence]) -> list[int]:
     messages = []
     for turn, answer in zip(prompt.turns, answers, strict=False):
         messages.append({"role": "user", "content": turn})
-        text = loaded.tokenizer.decode(answer.output.tolist(), skip_special_tokens=True)
+        text = loaded.decode(answer.output.tolist())
         messages.append({"role": "assistant", "content": text})
     messages.append({"role": "user", "content": prompt.turns[len(answers)]})
-    return loaded.prompt_ids(messages)
-
-
-@torch.no_grad()
-def _decode(
-    loaded: Loaded,
-    prompts: list[torch.Tensor],
-    labels: list[tuple[str, str]],
-    max_new_tokens: int,
-    top_k: int,
-    temperature: float,
-) -> list[TracedSequence]:
-    model, width = loaded.model, max(ids.shape[1] for ids in prompts)
-    end = model.generation_config.eos_token_id
-    ends = {end} if isinstance(end, int) else set(end or ())
-    pad = loaded.tokenizer.pad_token_id if loaded.tokenizer.pad_token_id is not None else min(ends, default=0)
-    ids = torch.cat([torch.nn.functional.pad(p, (width - p.shape[1], 0), value=pad) for p in prompts])
-    mask = torch.cat([torch.nn.functional.pad(torch.ones_like(p), (width - p.shape[1], 0)) for p in prompts])
-    watch = _Watch(top_k)
-    choice: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        choice = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-    with fast_linear(model):
-        output = model.generate(
-            ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            logits_processor=LogitsProcessorList([watch]),
-            **choice,
-        )
-    top_ids, top_probs = torch.stack(watch.ids, 1).numpy(), torch.stack(watch.probs, 1).numpy()
-    sequences = []
-    for row, (name, category) in enumerate(labels):
-        emitted = output[row, width:].tolist()
-        length = next((i + 1 for i, token in enumerate(emitted) if token in ends), len(emitted))
-        sequences.append(
-            TracedSequence(
-                name,
-                category,
-                prompts[row][0].to(torch.int32).cpu().numpy(),
-                np.asarray(emitted[:length], np.int32),
-                top_ids[row, :length],
-                top_probs[row, :length],
-            )
-        )
-    return sequences
+    return loaded.prompt_tokens(messages)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import platform
-import weakref
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -17,17 +12,16 @@ import transformers
 from transformers.cache_utils import DynamicCache
 
 from aded.budget import MAX_NODES, CostCurve
+from aded.engines.costs import kept_curve, processor
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import grouped_attention, implementation
 from aded.engines.transformers.linear import fast_linear
 from aded.engines.transformers.steps import SIZES, Steps
-from aded.files import cache_folder, digest, replace
+from aded.files import digest
 
 __all__ = ["cost_curve"]
 
 _FAR = 1024  # entries by which a cache is lengthened to see what its length costs
-_FORMAT = "aded-step-cost-4"
-_CURVES: weakref.WeakKeyDictionary[Any, dict[str, CostCurve]] = weakref.WeakKeyDictionary()
 
 
 def cost_curve(model: Any, length: int = 128, *, steps: Steps | None = None, renew: bool = False) -> CostCurve:
@@ -42,59 +36,26 @@ def cost_curve(model: Any, length: int = 128, *, steps: Steps | None = None, ren
         renew: measure again, whatever is known.
     """
     steps = Steps(model) if steps is None else steps
-    key = _conditions(model, steps)
-    known = _CURVES.setdefault(model, {})
-    if key in known and not renew:
-        return known[key]
-    name = getattr(model, "name_or_path", "")
-    file = cache_folder() / "costs" / f"{digest(key.encode())}.json" if name else None
-    curve = None if renew or file is None else _read(file, key)
-    if curve is None:
-        curve = _measure(model, length, steps)
-        if file is not None and curve.steady:
-            text = json.dumps({"format": _FORMAT, "of": key, **curve.to_json()})
-            with contextlib.suppress(OSError):  # where nothing can be kept, the next process measures again
-                replace(file, text.encode())
-    known[key] = curve
-    return curve
+    on_disk = bool(getattr(model, "name_or_path", ""))
+    measure = partial(_measure, model, length, steps)
+    return kept_curve(model, _conditions(model, steps), measure, on_disk=on_disk, renew=renew)
 
 
-def _conditions(model: Any, steps: Steps) -> str:
-    """All that step times depend on, as far as it can be told."""
+def _conditions(model: Any, steps: Steps) -> dict[str, Any]:
+    """All that step times depend on. Virtual machines of one processor differ in the instructions they show torch."""
     device = model.device
-    conditions = {
+    on_cpu = f"{processor()} {torch.backends.cpu.get_cpu_capability()} {torch.ops.mkldnn._is_mkldnn_bf16_supported()}"
+    return {
         "model": getattr(model, "name_or_path", ""),
         "config": digest(model.config.to_json_string().encode()),
         "dtype": str(model.dtype),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {on_cpu}",
         "threads": torch.get_num_threads(),
         "attention": implementation(model),
         "compiled": steps.settings,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    return json.dumps(conditions, sort_keys=True)
-
-
-@cache
-def _processor() -> str:
-    """The processor's name, and what torch makes of it: virtual machines of one name differ in their instructions."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name} {torch.backends.cpu.get_cpu_capability()} {torch.ops.mkldnn._is_mkldnn_bf16_supported()}"
-
-
-def _read(file: Path, key: str) -> CostCurve | None:
-    """The curve kept in `file`; None if there is none that can be used, which costs a measurement and nothing more."""
-    try:
-        kept = json.loads(file.read_text())
-        if kept["format"] != _FORMAT or kept["of"] != key:
-            return None
-        return CostCurve.from_json(kept)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 @torch.no_grad()

@@ -6,9 +6,10 @@ import importlib.util
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from aded.budget import CostCurve
 from aded.engines.embedded import EMBEDDED, embedded_file
+from aded.engines.loaded import Watched
+from aded.engines.transformers.costs import cost_curve
+from aded.engines.transformers.steps import CompiledSteps
+from aded.engines.transformers.watching import watched
 from aded.errors import ModelLoadError
 from aded.files import cache_folder
 from aded.representative import fingerprint
@@ -41,6 +47,22 @@ class Loaded:
         vocabulary = self.tokenizer.get_vocab()
         return fingerprint(sorted(vocabulary, key=vocabulary.__getitem__))
 
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def gpu(self) -> torch.device | None:
+        """The device whose memory holds the model; None on a CPU."""
+        device: torch.device = self.model.device
+        return device if device.type == "cuda" else None
+
+    @property
+    def pad(self) -> int:
+        """What fills up the shorter rows of a batch."""
+        pad: int | None = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.tokenizer.eos_token_id or 0
+
     def prompt_ids(self, messages: list[dict[str, str]]) -> torch.Tensor:
         """Token ids of a conversation, shape (1, n); without a chat template the texts are joined as they are."""
         if self.tokenizer.chat_template:
@@ -50,6 +72,40 @@ class Loaded:
         else:
             encoded = self.tokenizer("\n\n".join(m["content"] for m in messages), return_tensors="pt")
         return encoded["input_ids"].to(self.model.device)
+
+    def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        """The same as a list."""
+        ids: list[int] = self.prompt_ids(messages)[0].tolist()
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def facts(self) -> dict[str, Any]:
+        """What figures depend on besides the machine, as plain values."""
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": torch.cuda.get_device_name(self.gpu) if self.gpu is not None else "cpu",
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            **{name: metadata.version(name) for name in ("torch", "transformers")},
+        }
+
+    def step_cost(self, *, compile: bool = False, renew: bool = False) -> CostCurve:
+        """See `aded.engines.transformers.costs.cost_curve`; `compile`: of compiled steps."""
+        return cost_curve(self.model, steps=CompiledSteps(self.model) if compile else None, renew=renew)
+
+    def watched(self, prompts: Sequence[list[int]], **settings: Any) -> list[Watched]:
+        """See `LoadedModel.watched`."""
+        return watched(self.model, self.pad, prompts, **settings)
 
 
 def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], None] = lambda text: None) -> Loaded:

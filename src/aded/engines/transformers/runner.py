@@ -86,7 +86,7 @@ class Runner:
             torch.set_num_threads(threads)
         made = create_drafter(drafter, state=state, corpus=corpus)
         loaded = load(model, dtype=dtype, report=report)
-        fill_drafter(made, int(loaded.model.config.get_text_config().vocab_size), loaded.fingerprint, state)
+        fill_drafter(made, loaded.vocab_size, loaded.fingerprint, state)
         return cls(loaded, made, nodes, compile)
 
     def save(self, state: Path) -> None:
@@ -98,7 +98,7 @@ class Runner:
         """Let everything compile and the machine's step times be measured, without learning from it."""
         if self.compile:
             CompiledSteps(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + max_new_tokens)
-        options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": self._pad}
+        options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": self.loaded.pad}
         self.loaded.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
         scratch = AdaptiveDrafter(memory_mb=1) if isinstance(self.drafter, AdaptiveDrafter) else self.drafter
         self._generate(ids, options, drafter=scratch, **self._ours)
@@ -159,18 +159,13 @@ class Runner:
     def _ours(self) -> dict[str, Any]:
         return {"custom_generate": generate, "nodes": self.nodes, "compile": self.compile}
 
-    @property
-    def _pad(self) -> int:
-        tokenizer = self.loaded.tokenizer
-        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-
     def _generate(self, ids: torch.Tensor, options: dict[str, Any], **ours: Any) -> torch.Tensor:
         options = {"attention_mask": torch.ones_like(ids), **options}
         return self.loaded.model.generate(ids, **options, **ours)
 
     def _timed(self, ids: torch.Tensor, settings: dict[str, Any], stats: Stats | None, **ours: Any) -> Answer:
         temperature = settings["temperature"]
-        options: dict[str, Any] = {"max_new_tokens": settings["max_new_tokens"], "pad_token_id": self._pad}
+        options: dict[str, Any] = {"max_new_tokens": settings["max_new_tokens"], "pad_token_id": self.loaded.pad}
         if temperature > 0:
             options |= {"do_sample": True, "temperature": temperature, "top_p": settings["top_p"], "top_k": 0}
         else:

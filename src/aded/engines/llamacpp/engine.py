@@ -1,0 +1,193 @@
+"""A llama.cpp context behind the loop: trees as sequences that share their beginning, and its own samplers.
+
+llama.cpp lets an entry of its cache belong to several sequences, and an entry sees what shares a sequence with it. So a
+tree needs no mask: each leaf is a sequence, a node belongs to the sequences of all leaves below it, and its position is
+its depth. Afterwards the sequence of the accepted path becomes sequence 0 and the others end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.engines.llamacpp.likeliest import likeliest
+from aded.errors import ContextFullError
+from aded.tree import DraftTree
+
+__all__ = ["LlamaEngine", "blank", "fitting", "placed"]
+
+
+class _Scores:
+    """Outputs of one pass, read where llama.cpp keeps them; tokens are chosen by its own sampler."""
+
+    def __init__(self, engine: LlamaEngine, outputs: Sequence[int]) -> None:
+        self._engine, self._outputs = engine, outputs
+
+    def choose(self, row: int) -> int:
+        return self._engine.choose(self._outputs[row])
+
+    def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        return likeliest(self.logits(range(len(self._outputs))), k)
+
+    def logits(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """A copy of some rows, float32 (n, vocabulary)."""
+        return np.stack([self._engine.logits(self._outputs[row]) for row in rows])
+
+
+class LlamaEngine:
+    """One sequence in a `llama_cpp.Llama`, whose own state (tokens so far, scores, cache) is kept as it would be.
+
+    Args:
+        llama: made ready by `accelerate`.
+        pending: the last tokens of the prompt, which are not in the cache yet; none if the last pass was over it.
+    """
+
+    def __init__(self, llama: Any, pending: Sequence[int]) -> None:
+        self._llama, self._pending = llama, list(pending)
+        self._context = llama._ctx.ctx
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._last = 0
+        self._start = 0  # entries in the cache before the step
+        self._leaf: list[int] = []  # a leaf below each node, or the node itself
+        self.length = 0  # tokens before the one that is chosen next
+        self.chosen: list[int] = []  # outputs of the last pass at which tokens were chosen, in order
+
+    def logits(self, index: int) -> NDArray[np.float32]:
+        """float32 logits (vocabulary,) of an output of the last pass; -1 is the last. Valid until the next pass."""
+        pointer = llama_cpp.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(pointer, shape=(self._llama._n_vocab,))
+
+    def choose(self, index: int) -> int:
+        """The token its sampler takes there. Processors of the caller's see the tokens before it."""
+        llama = self._llama
+        llama.n_tokens = self.length
+        if llama._logits_all:
+            llama.scores[self.length - 1] = self.logits(index)
+        token = int(llama._sampler.sample(llama._ctx, index))
+        if self.length < len(llama.input_ids):
+            llama.input_ids[self.length] = token
+        self.length, self._last = self.length + 1, token
+        self.chosen.append(index)
+        return token
+
+    def prefill(self) -> list[_Scores]:
+        if self._llama.n_tokens + len(self._pending) > self._llama.n_ctx():
+            raise self._full()
+        if self._pending:
+            self._llama.eval(self._pending)
+        self.length = int(self._llama.n_tokens)
+        return [_Scores(self, [-1])]
+
+    def verify(self, rows: Sequence[int], roots: Sequence[int], trees: Sequence[DraftTree]) -> list[_Scores]:
+        (root,), (tree,) = roots, trees
+        self._start = self.length - 1
+        if self._start + 2 + int(tree.depths.max(initial=-1)) > self._llama.n_ctx():
+            raise self._full()
+        order, sequences = placed(tree)
+        self._leaf = [numbers[0] for numbers in sequences]
+        leaves = 1 + max(map(max, sequences), default=0)
+        for leaf in range(1, leaves):
+            llama_cpp.llama_memory_seq_cp(self._memory, 0, leaf, 0, -1)
+        batch = self._llama._batch.batch
+        batch.n_tokens = 1 + len(order)
+        _put(batch, 0, root, self._start, range(leaves))
+        depths, outputs = tree.depths.tolist(), [0] * (1 + len(order))
+        for place, node in enumerate(order, start=1):
+            _put(batch, place, int(tree.tokens[node]), self._start + 1 + depths[node], sequences[node])
+            outputs[node + 1] = place
+        self._llama._ctx.decode(self._llama._batch)
+        self.chosen = []
+        return [_Scores(self, outputs)]
+
+    def commit(self, paths: Sequence[Sequence[int]]) -> None:
+        (path,) = paths
+        if max(self._leaf, default=0) > 0:
+            if path and (kept := self._leaf[path[-1]]):
+                llama_cpp.llama_memory_seq_rm(self._memory, 0, -1, -1)
+                llama_cpp.llama_memory_seq_cp(self._memory, kept, 0, 0, -1)
+            llama_cpp.llama_memory_seq_keep(self._memory, 0)
+        self.trim_to(self._llama, self._start + 1 + len(path))
+
+    @property
+    def last(self) -> int:
+        """The token chosen last."""
+        return self._last
+
+    @staticmethod
+    def trim_to(llama: Any, entries: int) -> None:
+        """Keep the first so many entries of the cache."""
+        memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
+        llama_cpp.llama_memory_seq_rm(memory, 0, entries, -1)
+        llama.n_tokens = entries
+
+    def _full(self) -> ContextFullError:
+        return ContextFullError(
+            f"the context of {self._llama.n_ctx()} tokens is full; "
+            "make the Llama with a larger n_ctx, or ask for fewer tokens"
+        )
+
+
+def blank(llama: Any, start: int, tokens: int) -> None:
+    """A pass over `tokens` tokens that mean nothing, behind `start` entries of the cache; nothing is left of it."""
+    batch = llama._batch.batch
+    batch.n_tokens = tokens
+    for i in range(tokens):
+        _put(batch, i, 0, start + i, (0,))
+    llama._ctx.decode(llama._batch)
+    llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(llama._ctx.ctx), 0, start, -1)
+
+
+def _put(batch: Any, place: int, token: int, position: int, sequences: Sequence[int]) -> None:
+    """Put a token into a batch; its scores are asked for."""
+    batch.token[place], batch.pos[place] = token, position
+    batch.n_seq_id[place], batch.logits[place] = len(sequences), True
+    for i, sequence in enumerate(sequences):
+        batch.seq_id[place][i] = sequence
+
+
+def fitting(tree: DraftTree, paths: int, depth: int) -> DraftTree:
+    """The part of a tree with at most `paths` leaves and `depth` levels; nodes that come first are preferred."""
+    tree = tree.limit(depth=depth)
+    parents, keep = tree.parents.tolist(), np.ones(len(tree), np.bool_)
+    extended: set[int] = set()
+    leaves = 1
+    for node, parent in enumerate(parents):
+        if parent >= 0 and not keep[parent]:
+            keep[node] = False
+        elif parent not in extended:
+            extended.add(parent)  # the first child goes on a path, each further one begins another
+        elif leaves < paths:
+            leaves += 1
+        else:
+            keep[node] = False
+    return tree if keep.all() else tree.select(keep)
+
+
+def placed(tree: DraftTree) -> tuple[list[int], list[list[int]]]:
+    """The nodes in depth-first order, first children first, and for each node the numbers of the leaves below it.
+
+    A leaf's number is that of its sequence. The first path gets the places right behind the prefix, so that accepting
+    it leaves the cache as decoding one token at a time does, entry for entry; leaf 0 ends it.
+    """
+    parents = tree.parents.tolist()
+    children: list[list[int]] = [[] for _ in range(len(parents) + 1)]
+    for node, parent in enumerate(parents):
+        children[parent].append(node)  # -1, the root, is the last
+    order: list[int] = []
+    below: list[list[int]] = [[] for _ in parents]
+    waiting, leaf = children[-1][::-1], 0
+    while waiting:
+        node = waiting.pop()
+        order.append(node)
+        if children[node]:
+            waiting += children[node][::-1]
+            continue
+        while node >= 0:
+            below[node].append(leaf)
+            node = parents[node]
+        leaf += 1
+    return order, below

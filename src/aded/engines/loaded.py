@@ -1,0 +1,81 @@
+"""What benchmarks and traces ask of a loaded model, whichever engine holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.budget import CostCurve
+
+__all__ = ["LoadedModel", "Watched"]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A plainly decoded answer.
+
+    Attributes:
+        tokens: ids emitted, an end included; int32 (n,).
+        top_ids, top_probs: the likeliest ids at each of them and their probabilities under the raw scores, best first;
+            int32 and float32 (n, k).
+    """
+
+    tokens: NDArray[np.int32]
+    top_ids: NDArray[np.int32]
+    top_probs: NDArray[np.float32]
+
+
+class LoadedModel(Protocol):
+    """A model ready to decode."""
+
+    @property
+    def name(self) -> str:
+        """The name to show."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the vocabulary: state learned over another one is refused."""
+        ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def gpu(self) -> Any:
+        """The torch device whose memory is counted in place of the process's; None on a CPU."""
+        ...
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> Any:
+        """A conversation's token ids, as the engine's runner takes them."""
+        ...
+
+    def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        """A conversation's token ids."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text inside a conversation: no beginning or end is added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids without special tokens."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Size, data type, device, threads and library versions, as plain values."""
+        ...
+
+    def step_cost(self, *, compile: bool = False, renew: bool = False) -> CostCurve:
+        """What a verification step costs here; see the engine's `cost_curve`."""
+        ...
+
+    def watched(
+        self, prompts: Sequence[list[int]], *, max_new_tokens: int, top_k: int, temperature: float, seed: int
+    ) -> list[Watched]:
+        """Answer prompts plainly, keeping the likeliest tokens at every position; temperature 0 is greedy."""
+        ...
