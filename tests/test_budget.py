@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aded import DraftTree
+from aded import DraftTree, Observation
 from aded.budget import MAX_NODES, CostCurve, MeasuredBudget, _Fit
+from aded.decoding import decode
 
 LIKELY = DraftTree.chain([1, 2, 3, 4], np.log(np.array([0.9, 0.8, 0.7, 0.6], np.float32)).tolist())
 
@@ -52,6 +55,53 @@ def test_where_nothing_pays_drafts_become_rare_but_do_not_end() -> None:
     assert all(drafted[:4])
     assert sum(drafted[-200:]) <= 200 / 10
     assert sum(drafted[-32:]) >= 1
+
+
+@given(st.integers(1, 120), st.integers(1, 120), st.integers(0, 2**31))
+def test_a_drafter_sees_every_token_though_budgets_rest_and_callers_leave(length: int, taken: int, seed: int) -> None:
+    """Drafts of a steep curve never pay, so most steps are passed over; a caller takes so many tokens and leaves."""
+    output = np.random.default_rng(seed).integers(0, 9, length).astype(np.int32)
+
+    class Watching:
+        def __init__(self) -> None:
+            self.seen: list[int] = []
+            self.calls = 0
+
+        def draft(self, max_nodes: int) -> DraftTree:
+            return DraftTree.build([9], [-1], [-0.1])  # is never right
+
+        def observe(self, observation: Observation) -> None:
+            self.seen += observation.emitted
+            self.calls += 1
+
+    class Saying:
+        """An engine that says the output, whatever is drafted."""
+
+        said = 0
+
+        def prefill(self) -> list[Any]:
+            return [self]
+
+        def verify(self, *_: Any) -> list[Any]:
+            return [self]
+
+        def commit(self, paths: Any) -> None: ...
+
+        def top_k(self, k: int) -> None: ...
+
+        def choose(self, row: int) -> int:
+            self.said += 1
+            return int(output[self.said - 1])
+
+    session, emitted = Watching(), []
+    steps = decode(Saying(), [session], budget=MeasuredBudget(lambda: curve(2.0)), max_tokens=length, top_k=1)
+    for step in steps:
+        emitted += step.tokens
+        if len(emitted) >= taken:
+            break
+    steps.close()
+    assert session.seen == emitted == output[: len(emitted)].tolist()
+    assert session.calls < 30
 
 
 def test_drafts_that_gain_less_than_drafting_takes_become_rare() -> None:

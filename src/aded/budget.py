@@ -136,9 +136,11 @@ class Budget:
 
     Attributes:
         max_nodes: most nodes worth drafting for a row now; 0: draft nothing this time.
+        resting: whether drafts gained too little lately to be made at every step, and this is a step without.
     """
 
     max_nodes: int
+    resting: bool = False
 
     def choose(self, trees: Sequence[DraftTree], progress: Mapping[int, int] = ONE_ROW) -> list[DraftTree]:
         """The part of each tree worth verifying; `progress` is each row's number and tokens emitted."""
@@ -271,7 +273,7 @@ class MeasuredBudget(Budget):
         if self._asleep:
             self._forget(progress)
             self._asleep -= 1
-            self.max_nodes = 0 if self._asleep else self._reach
+            self._rest()
             return list(trees)
         widest = max(map(len, trees))
         if not widest:
@@ -297,7 +299,11 @@ class MeasuredBudget(Budget):
         self._idle = 0 if pays else self._idle + 1
         # Four steps without, then one step in two, three in four and so on go without a draft.
         self._asleep = min(2 ** (self._idle - 3), 16) - 1 if self._idle > 3 else 0
-        self.max_nodes = 0 if self._asleep else self._reach
+        self._rest()
+
+    def _rest(self) -> None:
+        self.resting = self._asleep > 0
+        self.max_nodes = 0 if self.resting else self._reach
 
     def observe(self, tree: DraftTree, accepted: int, row: int = 0) -> None:
         """Correct a row's calibration by one verified tree of which `accepted` nodes were kept."""

@@ -99,6 +99,7 @@ class _Row:
     tokens: int = 0
     emitted: list[int] = field(default_factory=list)
     path: list[int] = field(default_factory=list)
+    unlearned: list[int] = field(default_factory=list)  # emitted while the budget rested
     finished: bool = False
 
     @property
@@ -115,6 +116,18 @@ class _Row:
             self.finished = stop(self.number) or self.tokens >= max_tokens
             if self.finished:
                 return
+
+    def learn(self, scores: Scores, top_k: int) -> None:
+        """Show the session what the target said."""
+        seen = scores.top_k(top_k) if top_k else None
+        self.catch_up()
+        self.session.observe(Observation(self.emitted, self.tree, *(seen or (None, None))))
+
+    def catch_up(self) -> None:
+        """Show it the tokens of steps that were passed over."""
+        if self.unlearned:
+            self.session.observe(Observation(self.unlearned))
+            self.unlearned = []
 
 
 def decode(
@@ -134,60 +147,68 @@ def decode(
         sessions: the drafter's side of each row.
         budget: how much of the drafts is worth verifying.
         max_tokens: most tokens emitted for a row.
-        top_k: likeliest tokens shown to the sessions at each scored position.
+        top_k: likeliest tokens shown to the sessions at each scored position. While the budget rests they see emitted
+            tokens only, and those of all such steps at once: where drafts gain nothing, learning must cost nothing.
         stop: asked once after each token.
         stats: filled in as decoding goes; what an earlier call counted in it is added to.
     """
     stats = Stats() if stats is None else stats
     rows = [_Row(number, session) for number, session in enumerate(sessions)] if max_tokens > 0 else []
+    everyone = list(rows)
     started = clock = time.perf_counter()
     before = stats.total_s
     drafting, prompt = 0.0, True
-    scores = engine.prefill()
-    while rows:
-        for row, scored in zip(rows, scores, strict=True):
-            row.follow(scored, max_tokens, stop)
-        if not prompt:
-            # The last token is not in the cache: it is the next root, or the end, as in plain decoding.
-            engine.commit([row.path[:-1] for row in rows])
-        verifying = (now := time.perf_counter()) - clock
-        for row, scored in zip(rows, scores, strict=True):
-            seen = scored.top_k(top_k) if top_k else None
-            row.session.observe(Observation(row.emitted, row.tree, *(seen or (None, None))))
-            if not row.finished:  # an end inside a path says nothing of the nodes after it
-                budget.observe(row.tree, row.accepted, row.number)
-        learning = (clock := time.perf_counter()) - now
-        if not prompt:
-            budget.timed([row.tree for row in rows], verifying, drafting, learning)
-        else:
-            stats.time_to_first_token_s = now - started
-        prompt = False
-        stats.passes += 1
-        stats.verify_s += verifying
-        stats.learn_s += learning
-        stats.total_s = before + clock - started
-        for row in rows:
-            stats.steps += 1
-            stats.tokens += len(row.emitted)
-            stats.accepted += row.accepted
-            stats.drafted += len(row.tree)
-            stats.from_draft += [node >= 0 for node in row.path]
-        yield from [Step(row.emitted, row.accepted, row.number) for row in rows]
-        rows = [row for row in rows if not row.finished]
-        if not rows:
-            return
-        clock = time.perf_counter()
-        most = budget.max_nodes
-        drafts = [
-            # A path of d drafted tokens emits d + 1: deeper levels could never be used.
-            row.session.draft(most).limit(depth=max_tokens - row.tokens - 1) if most else DraftTree.empty()
-            for row in rows
-        ]
-        for row, tree in zip(rows, budget.choose(drafts, {row.number: row.tokens for row in rows}), strict=True):
-            row.tree = tree
-        drafting = (now := time.perf_counter()) - clock
-        stats.draft_s += drafting
-        clock = now
-        scores = engine.verify(
-            [row.number for row in rows], [row.emitted[-1] for row in rows], [row.tree for row in rows]
-        )
+    try:
+        scores = engine.prefill()
+        while rows:
+            for row, scored in zip(rows, scores, strict=True):
+                row.follow(scored, max_tokens, stop)
+            if not prompt:
+                # The last token is not in the cache: it is the next root, or the end, as in plain decoding.
+                engine.commit([row.path[:-1] for row in rows])
+            verifying = (now := time.perf_counter()) - clock
+            for row, scored in zip(rows, scores, strict=True):
+                if budget.resting and not len(row.tree) and not row.finished:
+                    row.unlearned += row.emitted
+                else:
+                    row.learn(scored, top_k)
+                if not row.finished:  # an end inside a path says nothing of the nodes after it
+                    budget.observe(row.tree, row.accepted, row.number)
+            learning = (clock := time.perf_counter()) - now
+            if not prompt:
+                budget.timed([row.tree for row in rows], verifying, drafting, learning)
+            else:
+                stats.time_to_first_token_s = now - started
+            prompt = False
+            stats.passes += 1
+            stats.verify_s += verifying
+            stats.learn_s += learning
+            stats.total_s = before + clock - started
+            for row in rows:
+                stats.steps += 1
+                stats.tokens += len(row.emitted)
+                stats.accepted += row.accepted
+                stats.drafted += len(row.tree)
+                stats.from_draft += [node >= 0 for node in row.path]
+            yield from [Step(row.emitted, row.accepted, row.number) for row in rows]
+            rows = [row for row in rows if not row.finished]
+            if not rows:
+                return
+            clock = time.perf_counter()
+            most = budget.max_nodes
+            drafts = [
+                # A path of d drafted tokens emits d + 1: deeper levels could never be used.
+                row.session.draft(most).limit(depth=max_tokens - row.tokens - 1) if most else DraftTree.empty()
+                for row in rows
+            ]
+            for row, tree in zip(rows, budget.choose(drafts, {row.number: row.tokens for row in rows}), strict=True):
+                row.tree = tree
+            drafting = (now := time.perf_counter()) - clock
+            stats.draft_s += drafting
+            clock = now
+            scores = engine.verify(
+                [row.number for row in rows], [row.emitted[-1] for row in rows], [row.tree for row in rows]
+            )
+    finally:  # a caller that has enough may leave in between
+        for row in everyone:
+            row.catch_up()

@@ -53,6 +53,10 @@ class _Metered(Budget):
     def max_nodes(self) -> int:  # type: ignore[override]
         return self._budget.max_nodes
 
+    @property
+    def resting(self) -> bool:  # type: ignore[override]
+        return self._budget.resting
+
     def choose(self, trees: Sequence[DraftTree], progress: Mapping[int, int] = ONE_ROW) -> list[DraftTree]:
         chosen = self._budget.choose(trees, progress)
         self.seconds += self._curve(len(chosen[0]) + 1)
