@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,15 @@ def test_state_learned_with_one_engine_serves_the_other(loaded: LoadedLlama) -> 
     from aded.engines.transformers.models import load as load_for_transformers
 
     assert loaded.fingerprint == load_for_transformers(None).fingerprint
+
+
+def test_the_examples_of_the_page_run() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "llamacpp.md").read_text()
+    names: dict[str, Any] = {}
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(example.replace("model.gguf", str(aded.engines.embedded.embedded_file())), names)
+    assert names["answer"]["choices"][0]["message"]["content"]
+    assert names["llama"].draft_model is names["drafts"]
 
 
 trees = st.lists(st.integers(0, 8), min_size=1, max_size=24).map(

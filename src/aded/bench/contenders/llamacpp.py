@@ -38,6 +38,7 @@ class EngineContender(Contender):
                 n_threads_batch=like.n_threads_batch,
                 flash_attn=True,
                 draft_model=lookup,
+                logits_all=True,  # implied by a draft model, and yet without it there is room for one batch of scores
                 verbose=False,
             )
             self._stock = LoadedLlama(self.loaded.name, stock)
