@@ -38,8 +38,8 @@ LLAMACPP_FLAGS := $(if $(shell grep -m1 -o amx_tile /proc/cpuinfo 2>/dev/null),-
 	-DGGML_AVX512_BF16=ON,-DGGML_NATIVE=ON)
 
 llamacpp: llamacpp-build
-	$(BIN)/aded generate "Repeat this list three times: apples, pears, plums, cherries, grapes." --engine llamacpp \
-		--max-new-tokens 100 --compare --show-drafts
+	$(BIN)/aded generate "Write a Python class for a bank account, then an example that uses it." --engine llamacpp \
+		--max-new-tokens 200 --compare --show-drafts
 
 llamacpp-build: $(VENV)/.llamacpp
 
