@@ -9,6 +9,7 @@ __all__ = [
     "DraftTreeError",
     "ModelLoadError",
     "PromptFileError",
+    "SettingsError",
     "StateFileError",
     "TraceFileError",
     "UnknownDrafterError",
@@ -46,6 +47,10 @@ class ContextFullError(AdedError):
 
 class PromptFileError(AdedError):
     """A file of prompts is missing or cannot be understood."""
+
+
+class SettingsError(AdedError, ValueError):
+    """A setting by a name that is none, or with a value it cannot have."""
 
 
 class ModelLoadError(AdedError):

@@ -14,14 +14,14 @@ from aded.search import best_first, mcts
 from aded.search.best_first import fill_context
 from aded.tree import DraftTree
 
-__all__ = ["AdaptiveDrafter"]
+__all__ = ["DOUBT", "PROMPT_PROBABILITY", "AdaptiveDrafter"]
 
 _SEARCHES: dict[str, Callable[..., DraftTree]] = {"best_first": best_first, "mcts": mcts}
 
 # Observations it takes to believe a context half, by its length: where `Trust` starts before it has learned better.
-_DOUBT = {0: 1.0, 1: 0.6, 2: 1.0, 3: 1.0, 5: 1.0, 8: 0.5}
+DOUBT = {0: 1.0, 1: 0.6, 2: 1.0, 3: 1.0, 5: 1.0, 8: 0.5}
 # A prompt is text the target did not write: its tokens count as ones the target would give half its mass.
-_PROMPT_PROBABILITY = 0.5
+PROMPT_PROBABILITY = 0.5
 
 
 @jit
@@ -99,7 +99,7 @@ class AdaptiveDrafter:
             self.corpus.check(self.representative)
             shared.append(self.corpus)
         orders = sorted({order for layer in shared for order in layer.orders})
-        doubt = [_DOUBT.get(order, 1.0) for order in orders]
+        doubt = [DOUBT.get(order, 1.0) for order in orders]
         self._shared = shared
         self._trust = trust or Trust(orders, len(shared) + (sequence_mb > 0), doubt)
 
@@ -136,7 +136,7 @@ class _Session:
         self._weight = np.float32(drafter.choice_weight)
         self._tokens = TokenBuffer(prompt)
         for layer in self._learning:
-            layer.learn_text(prompt, probability=_PROMPT_PROBABILITY)
+            layer.learn_text(prompt, probability=PROMPT_PROBABILITY)
 
     def draft(self, max_nodes: int) -> DraftTree:
         return self._search(self._blend, self._tokens.view(self._blend.context_length), max_nodes)

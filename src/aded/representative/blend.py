@@ -12,7 +12,7 @@ from aded.representative.corpus import Corpus
 from aded.representative.kernels import context_keys, find, jit
 from aded.representative.table import Representative
 
-__all__ = ["MAX_CANDIDATES", "Blend", "Trust", "blend"]
+__all__ = ["MAX_CANDIDATES", "Blend", "Trust", "blend", "reckon"]
 
 MAX_CANDIDATES = 48
 
@@ -93,8 +93,11 @@ def blend(layers, orders, trust, keys, out_ids, out_probs):
 
 
 @jit
-def _reckon(layers, orders, trust, seen, contexts, chosen, least, prior):
-    """Move each share toward the posterior that its slot, and not those it precedes, produced the chosen token."""
+def reckon(layers, orders, trust, seen, contexts, chosen, least, prior):
+    """Move each share toward the posterior that its slot, and not those it precedes, produced the chosen token.
+
+    What it learns into is a `Trust`'s `shares` and `seen`, and its `steps` are `least` and `prior`.
+    """
     keys = np.zeros(orders[-1] + 1, np.uint64)
     for r in range(len(contexts)):
         if chosen[r] < 0:
@@ -133,8 +136,8 @@ class Trust:
         doubt: for each order, how many observations it takes to be believed half; 0 believes everything at once.
     """
 
-    _LEAST_STEP = 0.002
-    _PRIOR = 30.0  # the start counts as this many observations
+    # The least step of an update, and how many observations the start counts as.
+    steps = (np.float32(0.002), np.float32(30.0))
 
     def __init__(self, orders: Sequence[int], layers: int, doubt: Sequence[float]) -> None:
         if len(doubt) != len(orders):
@@ -142,22 +145,21 @@ class Trust:
         n = np.repeat(np.array(_TYPICAL_COUNTS), len(_TOPS) + 1)
         start = n / (n + np.array(doubt, np.float64)[:, None])
         self.shares: NDArray[np.float32] = np.stack([start.astype(np.float32)] * layers)
-        self._seen = np.zeros(self.shares.shape, np.float32)
+        self.seen = np.zeros(self.shares.shape, np.float32)
 
     def learn(self, blend: Blend, contexts: NDArray[np.int32], chosen: NDArray[np.int32]) -> None:
         """Learn from the target's choice, int32 (r,), after each context, int32 (r, c); before the tables do.
 
         Rows with a choice of -1 are left out.
         """
-        _reckon(
+        reckon(
             blend.tables,
             blend.orders,
             self.shares,
-            self._seen,
+            self.seen,
             contexts,
             chosen,
-            np.float32(self._LEAST_STEP),
-            np.float32(self._PRIOR),
+            *self.steps,
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -99,14 +100,20 @@ class Representative:
         """The table itself: keys, stamps, counts (slots,), successors and weights (slots, `successors`)."""
         return self._keys, self._stamps, self._counts, self._successors, self._weights
 
+    @contextmanager
+    def learning(self) -> Iterator[np.uint32]:
+        """Hold the table for an update from outside, stamped with the clock's next reading."""
+        with self._lock:
+            self.clock += 1
+            yield np.uint32(self.clock)
+
     def learn(self, contexts: NDArray[np.int32], ids: NDArray[np.int32], probs: NDArray[np.float32]) -> None:
         """Learn distributions: row r of ids, probs (r, k) followed row r of contexts (r, c).
 
         The latest token of a context comes last; -1 fills what is missing.
         """
-        with self._lock:
-            self.clock += 1
-            kernels.learn(*self.arrays, self._orders, contexts, ids, probs, np.uint32(self.clock), self.forgetting)
+        with self.learning() as clock:
+            kernels.learn(*self.arrays, self._orders, contexts, ids, probs, clock, self.forgetting)
 
     def learn_text(
         self, tokens: Sequence[int] | NDArray[np.int32], *, start: int = 0, probability: float = 1.0
@@ -120,16 +127,9 @@ class Representative:
     def strengthen(self, tokens: NDArray[np.int32], *, start: int, gain: float, cap: float) -> None:
         """The paper's adaptive update: each n-gram ending at or after `start` gains `gain`, capped at `cap`."""
         contexts, following = windows(np.asarray(tokens, np.int32), self.context_length, start)
-        with self._lock:
-            self.clock += 1
+        with self.learning() as clock:
             kernels.strengthen(
-                *self.arrays,
-                self._orders,
-                contexts,
-                following,
-                np.uint32(self.clock),
-                np.float32(gain),
-                np.float32(cap),
+                *self.arrays, self._orders, contexts, following, clock, np.float32(gain), np.float32(cap)
             )
 
     def merge(self, other: Learned) -> None:

@@ -1,0 +1,5 @@
+"""The vLLM engine: a proposer that vLLM loads by name. vLLM itself verifies, schedules and samples."""
+
+from aded.engines.vllm.proposer import AdedProposer
+
+__all__ = ["AdedProposer"]

@@ -1,0 +1,62 @@
+"""What a user can set, through vLLM's own configuration or the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from aded.errors import SettingsError
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Set in vLLM's `additional_config` under "aded", or as `ADED_` and the name in capitals; the former wins.
+
+    Attributes:
+        state: file to load what was learned from, if it exists, and to save it to; "" keeps it in memory.
+        save_every_s: seconds between two saves; it is saved at the end in any case.
+        corpus: a read-only corpus; several engines may share one.
+        memory_mb: MiB of the table that all requests share.
+        sequence_mb: MiB of each request's own table, for as many requests as vLLM runs at once.
+        least: no draft goes on where its path is less likely than this, whatever it costs.
+    """
+
+    state: str = ""
+    save_every_s: float = 300.0
+    corpus: str = ""
+    memory_mb: float = 64.0
+    sequence_mb: float = 2.0
+    least: float = 0.05
+
+    @classmethod
+    def read(cls, given: Any = None, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Settings from `additional_config["aded"]` and the environment.
+
+        Raises:
+            SettingsError: a name that is none, or a value that does not fit.
+        """
+        given = {} if given is None else given
+        known: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
+        if not isinstance(given, Mapping) or (unknown := sorted(set(given) - set(known))):
+            what = unknown if isinstance(given, Mapping) else repr(given)
+            raise SettingsError(f"additional_config['aded'] takes {', '.join(known)}, and not {what}")
+        values = {}
+        for name, kind in known.items():
+            value = given.get(name, environment.get(f"ADED_{name.upper()}"))
+            if value is None:
+                continue
+            try:
+                values[name] = kind(value)
+            except (TypeError, ValueError):
+                raise SettingsError(f"{name} must be a {kind.__name__}, not {value!r}") from None
+        settings = cls(**values)
+        for name in ("save_every_s", "memory_mb", "sequence_mb"):
+            if not getattr(settings, name) > 0:
+                raise SettingsError(f"{name} must be positive, not {getattr(settings, name)}")
+        if not 0 < settings.least < 1:
+            raise SettingsError(f"least must lie between 0 and 1, not {settings.least}")
+        return settings

@@ -1,0 +1,241 @@
+"""What the vLLM engine is made of, as far as it runs without vLLM. tests/vllm/ runs it in vLLM."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aded.engines.vllm import AdedProposer, proposer
+from aded.engines.vllm.requests import Requests
+from aded.engines.vllm.settings import Settings
+from aded.engines.vllm.sharing import SharedBudget, StepTimes
+from aded.errors import AdedError, SettingsError, StateFileError, UnsupportedError
+
+ROWS, LENGTH = 6, 200
+
+
+def config(longest: int = 4, **aded: Any) -> Any:
+    return SimpleNamespace(
+        speculative_config=SimpleNamespace(num_speculative_tokens=longest),
+        scheduler_config=SimpleNamespace(max_num_seqs=ROWS),
+        model_config=SimpleNamespace(max_model_len=LENGTH, get_vocab_size=lambda: 1000),
+        additional_config={"aded": {"memory_mb": 1, "sequence_mb": 0.2, **aded}},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposer, "_first_rank", lambda: True)
+    monkeypatch.setattr(proposer, "_fingerprint", lambda model: "tokenizer")
+
+
+class Engine:
+    """vLLM's side: rows of tokens, to which `texts` are appended as far as drafts agree with them."""
+
+    def __init__(self, proposer: AdedProposer) -> None:
+        self.proposer = proposer
+        self.tokens = np.zeros((ROWS, LENGTH), np.int32)
+        self.lengths = np.zeros(ROWS, np.int32)
+        self.texts: list[list[int]] = []
+        self.drafts: list[list[int]] = []
+
+    def add(self, text: list[int], prompt: int) -> None:
+        self.tokens[len(self.texts), :prompt] = text[:prompt]
+        self.lengths[len(self.texts)] = prompt
+        self.texts.append(text)
+        self.drafts.append([])
+
+    def remove(self, row: int) -> None:
+        """As vLLM does: the last row moves into the gap."""
+        last = len(self.texts) - 1
+        for kept in (self.tokens, self.lengths):
+            kept[row] = kept[last]
+        for held in (self.texts, self.drafts):
+            held[row] = held[last]
+            held.pop()
+
+    def step(self, partial: tuple[int, ...] = ()) -> list[int]:
+        """One step; `partial` rows emit nothing. How many tokens each row emitted."""
+        sampled = []
+        for row, text in enumerate(self.texts):
+            at, n = int(self.lengths[row]), 0
+            if row not in partial:
+                true = text[at : at + 1 + len(self.drafts[row])]
+                while n < len(self.drafts[row]) and n < len(true) - 1 and self.drafts[row][n] == true[n]:
+                    n += 1
+                n = min(n + 1, len(true))
+                self.tokens[row, at : at + n] = true[:n]
+                self.lengths[row] += n
+            sampled.append(text[at : at + n])
+        self.drafts = self.proposer.propose(sampled, self.lengths, self.tokens, slot_mappings=None)
+        assert len(self.drafts) == len(self.texts)
+        return [len(tokens) for tokens in sampled]
+
+
+def cycle(first: int, length: int = LENGTH) -> list[int]:
+    return [first + i % 7 for i in range(length)]
+
+
+def test_what_repeats_is_drafted_whichever_row_it_is_in() -> None:
+    engine = Engine(AdedProposer(config()))
+    for first in (10, 30, 50):
+        engine.add(cycle(first), 14)
+    for _ in range(6):
+        engine.step()
+    engine.remove(0)  # row 2 becomes row 0
+    emitted = [engine.step() for _ in range(6)]
+    assert sum(map(sum, emitted[1:])) > 2 * 5, "drafts were accepted after the rows had moved"
+    assert all(len(draft) <= 4 for draft in engine.drafts)
+
+
+def test_a_prompt_in_parts_and_a_preempted_request_disturb_nobody() -> None:
+    engine = Engine(AdedProposer(config()))
+    engine.add(cycle(10), 14)
+    engine.add(cycle(30), 50)
+    for _ in range(8):
+        engine.step(partial=(1,))
+        assert engine.drafts[1] == []
+    for _ in range(8):
+        emitted = engine.step()
+    assert sum(emitted) > 2
+    away = engine.texts[1], int(engine.lengths[1])
+    engine.remove(1)
+    engine.step()
+    engine.add(*away)
+    engine.step()
+    assert sum(sum(engine.step()) for _ in range(5)) > 10
+
+
+def test_no_draft_goes_past_the_longest_a_model_takes() -> None:
+    engine = Engine(AdedProposer(config()))
+    engine.add(cycle(10, LENGTH + 10), 14)
+    while engine.lengths[0] < LENGTH:
+        engine.step()
+        assert engine.lengths[0] + len(engine.drafts[0]) < LENGTH or not engine.drafts[0]
+
+
+def test_more_requests_than_places_come_and_go() -> None:
+    engine = Engine(AdedProposer(config()))
+    for round_ in range(5):
+        while len(engine.texts) < ROWS:
+            engine.add(cycle(10 * (len(engine.texts) + 7 * round_)), 5 + round_)
+        for _ in range(5):
+            engine.step()
+        for _ in range(3):
+            engine.remove(1)
+
+
+def test_what_was_learned_is_saved_and_serves_the_next_start(tmp_path: Any) -> None:
+    file = tmp_path / "learned.safetensors"
+    first = AdedProposer(config(state=str(file)))
+    engine = Engine(first)
+    engine.add(cycle(10), 2)
+    for _ in range(60):
+        engine.step()
+    first.save()
+    second = Engine(AdedProposer(config(state=str(file))))
+    second.add(cycle(10), 3)
+    second.step()
+    assert sum(sum(second.step()) for _ in range(8)) > 8
+
+
+def test_a_damaged_state_or_one_of_another_tokenizer_is_refused(tmp_path: Any, monkeypatch: Any) -> None:
+    file = tmp_path / "learned.safetensors"
+    AdedProposer(config(state=str(file))).save()
+    monkeypatch.setattr(proposer, "_fingerprint", lambda model: "another")
+    with pytest.raises(StateFileError, match="tokenizer"):
+        AdedProposer(config(state=str(file)))
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(StateFileError, match="damaged"):
+        AdedProposer(config(state=str(file)))
+
+
+def test_only_the_first_rank_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposer, "_first_rank", lambda: False)
+    tokens = np.zeros((ROWS, LENGTH), np.int32)
+    assert AdedProposer(config()).propose([[1], [2]], np.array([5, 5]), tokens) == [[], []]
+
+
+def test_another_interface_is_one_error_that_names_the_versions() -> None:
+    with pytest.raises(UnsupportedError, match=r"0\.32"):
+        AdedProposer(SimpleNamespace())
+    with pytest.raises(UnsupportedError, match=r"0\.32"):
+        AdedProposer(config()).propose(np.zeros((2, 1)), np.zeros(2), None)  # type: ignore[arg-type]
+
+
+def test_settings_come_from_the_configuration_or_the_environment() -> None:
+    environment = {"ADED_MEMORY_MB": "8", "ADED_STATE": "kept"}
+    assert Settings.read({"memory_mb": 16}, environment) == Settings(memory_mb=16.0, state="kept")
+    for given_, environment in (
+        ({"memry_mb": 1}, {}),
+        ({}, {"ADED_LEAST": "much"}),
+        ({"least": 2}, {}),
+        ({"sequence_mb": 0}, {}),
+        ("state", {}),
+    ):
+        with pytest.raises(SettingsError):
+            Settings.read(given_, environment)
+    assert issubclass(SettingsError, AdedError)
+
+
+def test_step_times_follow_the_machine() -> None:
+    times = StepTimes()
+    assert not times.knows(4)
+    for _ in range(20):
+        times.learn(4, 0.010)
+        times.learn(12, 0.030)
+    assert times.knows(4)
+    assert times(np.array([4, 8, 12, 40])).round(3).tolist() == [0.010, 0.020, 0.030, 0.030]
+    for _ in range(60):
+        times.learn(4, 0.020)
+    assert times(np.array([4]))[0] == pytest.approx(0.020, rel=0.05)
+    for _ in range(600):
+        times.learn(4, 0.020)
+    assert not times.knows(12)
+
+
+def test_sure_drafts_are_verified_and_unlikely_ones_only_where_they_are_free() -> None:
+    places, paths = np.array([0, 1]), np.array([[0.95, 0.9, 0.85], [0.3, 0.1, 0.0]], np.float32)
+    flat, steep = SharedBudget(2), SharedBudget(2)
+    for _ in range(10):
+        for tokens in (2, 3, 5, 7):
+            flat.times.learn(tokens, 0.010)
+            steep.times.learn(tokens, 0.010 + 0.003 * (tokens - 2))
+    assert flat.choose(places, paths).tolist() == [3, 2]
+    assert steep.choose(places, paths).tolist() == [3, 0]
+    for _ in range(200):  # the surest is never accepted
+        steep.learn(places, np.array([0, 0]), np.array([2.7, 0.0]))
+    assert steep.choose(places, paths).tolist() == [0, 0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_requests_keep_their_places_in_any_order(data: st.DataObject) -> None:
+    """Rows are moved at will between steps: each request that goes on finds its place, and no two share one."""
+    requests, draw = Requests(ROWS), data.draw
+    tokens = np.zeros((ROWS, LENGTH), np.int32)
+    texts = {name: np.random.default_rng(name).integers(1, 999, LENGTH) for name in range(20)}
+    running: dict[int, int] = {}  # name -> length
+    place_of: dict[int, int] = {}
+    for _ in range(draw(st.integers(1, 8))):
+        for name in draw(st.lists(st.sampled_from(sorted(texts)), max_size=3)):
+            if len(running) < ROWS and name not in running and name not in place_of:
+                running[name] = draw(st.integers(1, 30))
+        order = draw(st.permutations(sorted(running)))
+        fresh = [1 if name not in place_of else draw(st.integers(1, 3)) for name in order]
+        for row, (name, n) in enumerate(zip(order, fresh, strict=True)):
+            running[name] += n
+            tokens[row] = texts[name]
+        lengths = np.array([running[name] for name in order], np.int64)
+        places, new = requests.find(tokens, np.arange(len(order)), lengths, np.array(fresh, np.int64))
+        assert len(set(places.tolist())) == len(order)
+        for name, place, is_new in zip(order, places.tolist(), new.tolist(), strict=True):
+            assert is_new == (name not in place_of)
+            assert place_of.setdefault(name, place) == place
+        for name in draw(st.lists(st.sampled_from(order), unique=True)) if order else []:
+            del running[name]
