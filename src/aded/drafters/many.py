@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +21,10 @@ from aded.representative.kernels import context_keys, jit, learn
 __all__ = ["ManyDrafter"]
 
 _OWN_FORGETTING = np.float32(0.02)
+_ENOUGH = np.float32(0.05)  # of the mass may stay unread: it takes time, and the likeliest token is hardly among it
+
+# Learning holds no interpreter lock: a server runs its model meanwhile. Who calls it sees to it that nobody reads.
+free: Any = numba.njit(cache=True, nogil=True)
 
 
 @jit
@@ -30,64 +35,51 @@ def _own(pool, place):
 
 
 @jit
-def _learn(
-    pool,
-    shared,
-    orders,
-    mine,
-    trust,
-    seen,
-    places,
-    tokens,
-    rows,
-    lengths,
-    fresh,
-    clock,
-    forgetting,
-    least,
-    prior,
-    contexts,
-):
-    """Learn the last `fresh` tokens of each sequence, `lengths` long, into its own table and the shared one."""
-    width = contexts.shape[1]
+def _last(tokens, rows, lengths, last):
+    for r in range(len(rows)):
+        n = min(last.shape[1], lengths[r])
+        last[r, last.shape[1] - n :] = tokens[rows[r], lengths[r] - n : lengths[r]]
+
+
+@free
+def _learn(pool, shared, orders, mine, trust, seen, places, recent, fresh, clock, forgetting, least, prior):
+    """Learn the last `fresh` tokens of each sequence into its own table and the shared one."""
+    width = orders[-1]
     for r in range(len(places)):
-        own = _own(pool, places[r])
-        row, n, end = rows[r], fresh[r], lengths[r]
+        n = fresh[r]
+        contexts = np.empty((n, width), np.int32)
+        what = recent[r, recent.shape[1] - n :].copy()
         for i in range(n):
-            at = end - n + i
-            for j in range(width):
-                before = at - width + j
-                contexts[i, j] = tokens[row, before] if before >= 0 else -1
-        what = tokens[row, end - n : end].copy()
-        reckon((own, *shared), orders, trust, seen, contexts[:n], what, least, prior)
+            end = recent.shape[1] - n + i
+            contexts[i] = recent[r, end - width : end]
+        own = _own(pool, places[r])
+        reckon((own, *shared), orders, trust, seen, contexts, what, least, prior)
         ids, sure = what.reshape(n, 1), np.ones((n, 1), np.float32)
         keys, stamps, counts, successors, weights = own
-        learn(keys, stamps, counts, successors, weights, mine, contexts[:n], ids, sure, clock, _OWN_FORGETTING)
+        learn(keys, stamps, counts, successors, weights, mine, contexts, ids, sure, clock, _OWN_FORGETTING)
         keys, stamps, counts, successors, weights = shared[0]
-        learn(keys, stamps, counts, successors, weights, mine, contexts[:n], ids, sure, clock, forgetting)
+        learn(keys, stamps, counts, successors, weights, mine, contexts, ids, sure, clock, forgetting)
 
 
 @jit
-def _draft(pool, shared, orders, trust, places, tokens, rows, lengths, most, least, ids, paths):
+def _draft(pool, shared, orders, trust, places, recent, most, least, ids, paths):
     """Write the likeliest continuation of each sequence: its tokens, and the probability of the path up to each.
 
     Token by token the likeliest is taken, until the path is less likely than `least` or `most` tokens long.
     """
-    keys = np.zeros(orders[-1] + 1, np.uint64)
-    context = np.empty(orders[-1], np.int32)
+    width = orders[-1]
+    paths[:] = 0.0
+    keys = np.zeros(width + 1, np.uint64)
+    context = np.empty(width, np.int32)
     candidates = np.empty(MAX_CANDIDATES, np.int32)
     probs = np.empty(MAX_CANDIDATES, np.float32)
-    width = len(context)
-    paths[:] = 0.0
     for r in range(len(places)):
         layers = (_own(pool, places[r]), *shared)
-        for j in range(width):
-            at = lengths[r] - width + j
-            context[j] = tokens[rows[r], at] if at >= 0 else -1
+        context[:] = recent[r, recent.shape[1] - width :]
         path = np.float32(1.0)
         for depth in range(most[r]):
             context_keys(context, keys)
-            found = blend(layers, orders, trust, keys, candidates, probs)
+            found = blend(layers, orders, trust, keys, candidates, probs, _ENOUGH)
             if found == 0:
                 break
             best = 0
@@ -112,7 +104,6 @@ class ManyDrafter:
         sequence_mb: memory of a sequence's own table; it is reserved for each place, and taken by those in use.
         corpus: read after what was learned.
         longest: most tokens of a draft.
-        steps: most tokens a sequence may emit between two calls of `learn`.
     """
 
     def __init__(
@@ -123,7 +114,6 @@ class ManyDrafter:
         sequence_mb: float = 2.0,
         corpus: Corpus | None = None,
         longest: int = 8,
-        steps: int = 64,
     ) -> None:
         if sequences < 1 or longest < 1:
             raise ValueError(f"sequences and longest must be at least 1, not {sequences} and {longest}")
@@ -142,8 +132,16 @@ class ManyDrafter:
         self.representative = representative
         self._ids = np.zeros((sequences, longest), np.int32)
         self._paths = np.zeros((sequences, longest), np.float32)
-        self._contexts = np.empty((steps, self._blend.context_length), np.int32)
+        self.width = self._blend.context_length + longest + 1
         self._orders = np.asarray(representative.orders, np.int64)
+
+    def recent(
+        self, tokens: NDArray[np.int32], rows: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """A copy of the last `width` of the first `lengths` (r,) tokens in `rows` (r,) of `tokens` (n, m)."""
+        last = np.full((len(rows), self.width), -1, np.int32)
+        _last(tokens, rows, lengths, last)
+        return last
 
     def start(self, place: int, tokens: Sequence[int] | NDArray[np.int32]) -> None:
         """Begin a sequence in a place, whatever was there: its tokens are learned as text, by its own table."""
@@ -154,15 +152,11 @@ class ManyDrafter:
         clock = np.uint32(self.representative.clock)
         learn(*own, self._orders, contexts, following[:, None], sure, clock, _OWN_FORGETTING)
 
-    def learn(
-        self,
-        places: NDArray[np.int64],
-        tokens: NDArray[np.int32],
-        rows: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        fresh: NDArray[np.int64],
-    ) -> None:
-        """Learn what was emitted: the last `fresh` of the first `lengths` tokens in `rows`, each (r,), of `tokens`."""
+    def learn(self, places: NDArray[np.int64], recent: NDArray[np.int32], fresh: NDArray[np.int64]) -> None:
+        """Learn what sequences emitted: the last `fresh`, int64 (r,), of their last tokens, int32 (r, `width`).
+
+        Other threads run meanwhile, but must not call this object.
+        """
         trust, table = self._blend.trust, self.representative
         with table.learning() as clock:
             _learn(
@@ -173,28 +167,21 @@ class ManyDrafter:
                 trust.shares,
                 trust.seen,
                 places,
-                tokens,
-                rows,
-                lengths,
-                np.minimum(fresh, len(self._contexts)),
+                recent,
+                fresh,
                 clock,
                 np.float32(table.forgetting),
                 *trust.steps,
-                self._contexts,
             )
 
     def draft(
-        self,
-        places: NDArray[np.int64],
-        tokens: NDArray[np.int32],
-        rows: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-        most: NDArray[np.int64],
-        least: float,
+        self, places: NDArray[np.int64], recent: NDArray[np.int32], most: NDArray[np.int64], least: float
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The likeliest continuations of the first `lengths` tokens in `rows`, each int64 (r,), of `tokens` (n, m).
+        """The likeliest continuations of sequences whose last tokens are `recent`, int32 (r, `width`).
 
         Args:
+            places: where the sequences are, int64 (r,).
+            recent: latest token last; -1 before the first.
             most: longest draft of each, int64 (r,).
             least: a draft ends before its path is less likely.
 
@@ -203,7 +190,7 @@ class ManyDrafter:
             next call.
         """
         ids, paths = self._ids[: len(places)], self._paths[: len(places)]
-        _draft(*self._lookup, places, tokens, rows, lengths, most, np.float32(least), ids, paths)
+        _draft(*self._lookup, places, recent, most, np.float32(least), ids, paths)
         return ids, paths
 
     @property

@@ -23,6 +23,7 @@ _TYPICAL_COUNTS = (1.0, 2.0, 3.5, 6.0, 13.0, 40.0)
 _CELLS = (len(_COUNTS) + 1) * (len(_TOPS) + 1)
 # From this length on a context is a passage met before, and its successors are what to copy.
 _PASSAGE = 8
+_ALL = np.float32(0.0)
 
 
 @jit
@@ -55,8 +56,10 @@ def _read(layer, order, key, token):
 
 
 @jit
-def blend(layers, orders, trust, keys, out_ids, out_probs):
+def blend(layers, orders, trust, keys, out_ids, out_probs, enough=_ALL):
     """The blended distribution after the context of `keys`; returns how many candidates were written, unsorted.
+
+    It ends where no more than `enough` of the mass is free.
 
     From the longest context down, and from the first layer to the last within a context length, each slot takes the
     share of the mass still free that its cell of `trust` (layers, orders, cells) names: back-off by stick-breaking.
@@ -89,6 +92,8 @@ def blend(layers, orders, trust, keys, out_ids, out_probs):
                     out_probs[size] = gain
                     size += 1
             free -= share
+            if free <= enough:
+                return size
     return size
 
 

@@ -139,6 +139,11 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
     return Loaded(name, loaded.eval(), tokenizer)
 
 
+def embedded_folder(report: Callable[[str], None] = lambda text: None) -> Path:
+    """The embedded model as safetensors, for engines that read nothing else; made on first use."""
+    return _converted(embedded_file(), EMBEDDED, report)
+
+
 def _converted(file: Path, name: str, report: Callable[[str], None]) -> Path:
     """The safetensors folder made from a GGUF file, making it on first use."""
     if not file.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.util import Finalize
 from pathlib import Path
 from threading import Event, Thread
@@ -23,6 +24,7 @@ __all__ = ["SUPPORTED", "AdedProposer"]
 
 SUPPORTED = "0.32"
 
+_MANY = 32  # requests from which learning is done beside the next step: drafts then know one step less
 _SUCCESSORS = 8  # of a context: from kept tokens alone more are rare
 _log = logging.getLogger("vllm.aded")
 
@@ -33,7 +35,8 @@ class AdedProposer:
     `num_speculative_tokens` is the longest draft. Each step's drafts are as long as they pay on this machine, all
     running requests together; see `SharedBudget`. Settings: see `Settings`.
 
-    With tensor parallelism the first rank drafts, as vLLM takes drafts from it alone; the others return none.
+    With tensor parallelism the first rank drafts, as vLLM takes drafts from it alone; the others return none. With data
+    parallelism each replica learns for itself, and the first saves.
 
     Args:
         vllm_config: vLLM's configuration.
@@ -72,15 +75,17 @@ class AdedProposer:
             sequence_mb=self.settings.sequence_mb,
             corpus=Corpus.open(self.settings.corpus) if self.settings.corpus else None,
             longest=longest,
-            steps=longest + 1,
         )
         self._longest = longest
         self._requests = Requests(most)
-        self._budget = SharedBudget(most)
+        self._budget = SharedBudget(most, self.settings.least)
         self._predicted = np.zeros(most)  # tokens expected to be accepted of each place's draft
-        self._last: tuple[bytes, int, float] = (b"", 0, 0.0)  # places, tokens and beginning of the last step
+        self._drafted = np.zeros(most, np.int64)  # and how many it has
+        self._began = 0.0  # the last step
+        self._threads = ThreadPoolExecutor(1, "aded-learn")
+        self._late: Future[None] | None = None
         self._warm_up()
-        if self._state is not None:
+        if self._state is not None and not getattr(vllm_config.parallel_config, "data_parallel_rank", 0):
             self._keep_saving()
 
     def propose(
@@ -110,25 +115,34 @@ class AdedProposer:
             return drafts
         fresh, lengths = emitted[rows], num_tokens_no_spec[rows].astype(np.int64)
         places, new = self._requests.find(token_ids_cpu, rows, lengths, fresh)
-        self._learn(token_ids_cpu, rows, places, lengths, fresh, new)
-        key = places.tobytes()
-        before, tokens, then = self._last
-        if key == before and len(rows) == len(emitted):  # a step with part of a prompt in it says nothing of drafts
-            self._budget.times.learn(tokens, started - then)
+        self._settle()
+        recent = self._drafter.recent(token_ids_cpu, rows, lengths)
+        begun = [(int(places[i]), token_ids_cpu[rows[i], : lengths[i]].copy()) for i in np.flatnonzero(new).tolist()]
+        old = ~new
+        self._budget.learn(places[old], fresh[old] - 1, self._predicted[places[old]])
+        late = len(rows) > _MANY
+        if not late:
+            self._learn(begun, places[old], recent[old], fresh[old])
+        if len(rows) == len(emitted) and not new.any():  # a step with part of a prompt in it says nothing of drafts
+            self._budget.times.learn(len(rows) + int(self._drafted[places].sum()), started - self._began)
         chosen = np.zeros(len(rows), np.int64)
         if self._budget.wants(len(rows)):
             # One token is emitted besides the draft.
             most = np.clip(self._max_length - lengths - 1, 0, self._longest)
-            ids, paths = self._drafter.draft(places, token_ids_cpu, rows, lengths, most, self.settings.least)
-            chosen = self._budget.choose(places, paths)
+            if late:
+                most[new] = 0  # their place is not theirs yet
+            clock = time.perf_counter()
+            ids, paths = self._drafter.draft(places, recent, most, self._budget.worth)
+            chosen = self._budget.choose(places, paths, time.perf_counter() - clock)
             expected = np.where(np.arange(self._longest) < chosen[:, None], paths, 0.0).sum(1)
             for row, draft, n in zip(rows.tolist(), ids, chosen.tolist(), strict=True):
                 if n:
                     drafts[row] = draft[:n].tolist()
         else:
             expected = np.zeros(len(rows))
-        self._predicted[places] = expected
-        self._last = key, len(rows) + int(chosen.sum()), started
+        self._predicted[places], self._drafted[places], self._began = expected, chosen, started
+        if late:
+            self._late = self._threads.submit(self._learn, begun, places[old], recent[old], fresh[old])
         return drafts
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -145,32 +159,32 @@ class AdedProposer:
 
     def _learn(
         self,
-        tokens: NDArray[np.int32],
-        rows: NDArray[np.int64],
+        begun: list[tuple[int, NDArray[np.int32]]],
         places: NDArray[np.int64],
-        lengths: NDArray[np.int64],
+        recent: NDArray[np.int32],
         fresh: NDArray[np.int64],
-        new: NDArray[np.bool_],
     ) -> None:
-        if not new.any():
-            self._budget.learn(places, fresh - 1, self._predicted[places])
-            self._drafter.learn(places, tokens, rows, lengths, fresh)
-            return
-        for i in np.flatnonzero(new).tolist():
-            self._drafter.start(int(places[i]), tokens[rows[i], : lengths[i]])
-            self._budget.begin(int(places[i]))
-        old = ~new
-        self._budget.learn(places[old], fresh[old] - 1, self._predicted[places[old]])
-        self._drafter.learn(places[old], tokens, rows[old], lengths[old], fresh[old])
+        for place, tokens in begun:
+            self._drafter.start(place, tokens)
+            self._budget.begin(place)
+        self._drafter.learn(places, recent, fresh)
+
+    def _settle(self) -> None:
+        """Wait until what was learned beside the last step is there."""
+        if self._late is not None:
+            self._late.result()
+            self._late = None
 
     def _warm_up(self) -> None:
         """Compile everything before the first request."""
-        tokens, two = np.zeros((2, 8), np.int32), np.array([0, 1])
-        zeros, ones = np.zeros(0, np.int64), np.ones(2, np.int64)
-        Requests(2).find(tokens, two, 4 * ones, ones)
+        tokens, one = np.zeros((2, 8), np.int32), np.ones(1, np.int64)
+        requests = Requests(2)
+        requests.find(tokens, 0 * one, 4 * one, one)
+        requests.find(tokens, one, 5 * one, one)  # moved to another row
+        recent = self._drafter.recent(tokens, 0 * one, one)
         self._drafter.start(0, tokens[0, :0])
-        self._drafter.learn(zeros, tokens, zeros, zeros, zeros)
-        self._drafter.draft(two[:1], tokens, two[:1], 4 * ones[:1], ones[:1], 0.5)
+        self._drafter.learn(one[:0], recent[:0], one[:0])
+        self._drafter.draft(0 * one, recent, one, 0.5)
 
     def _keep_saving(self) -> None:
         done = Event()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,27 +79,19 @@ class Requests:
         _match(tokens, rows, before, self._row_places, self._known, self._tails, places)
         new = np.zeros(len(rows), np.bool_)
         if (lost := np.flatnonzero(places < 0)).size:
-            taken = set(places.tolist())
-            waiting = {self._name(place): place for place in np.argsort(self._seen).tolist() if place not in taken}
+            free = np.ones(len(self._known), np.bool_)
+            free[places[places >= 0]] = False
             for i in lost.tolist():
-                start = max(int(before[i]) - _TAIL, 0)
-                name = self._row_name(int(before[i]), tokens[rows[i], start : before[i]])
-                if name not in waiting:
+                as_long = np.flatnonzero(free & (self._known == before[i])).tolist()
+                moved = [place for place in as_long if _same(tokens, rows[i], before[i], self._tails[place])]
+                if not moved:
                     new[i] = True
                     continue
-                places[i] = waiting.pop(name)
-            free = iter(
-                [place for place in np.argsort(self._seen, kind="stable").tolist() if place not in set(places.tolist())]
-            )
+                places[i] = moved[0]
+                free[moved[0]] = False
+            waiting = iter(np.flatnonzero(free)[np.argsort(self._seen[free], kind="stable")].tolist())
             for i in np.flatnonzero(new).tolist():
-                places[i] = next(free)
+                places[i] = next(waiting)
         self._seen[places] = self._step
         _note(tokens, rows, lengths, places, self._row_places, self._known, self._tails)
         return places, new
-
-    def _name(self, place: int) -> tuple[int, bytes]:
-        return self._row_name(int(self._known[place]), self._tails[place])
-
-    @staticmethod
-    def _row_name(length: int, tail: NDArray[Any]) -> tuple[int, bytes]:
-        return length, tail[tail >= 0].tobytes()

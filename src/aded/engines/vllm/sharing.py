@@ -10,6 +10,7 @@ __all__ = ["SharedBudget", "StepTimes"]
 _RATE = 0.1  # of the latest observation in a mean
 _OLD = 512  # steps after which a mean is forgotten, and what it was made for tried again
 _KEPT = 0.98  # of a calibration's evidence, after one more step
+_FELT = 1 / 200  # of a step: what drafting may take though it gains nothing
 _PRIOR = 8.0  # tokens of evidence that a request is like all others
 
 
@@ -54,11 +55,11 @@ class StepTimes:
         return bool(self._counts[i] > 1 and self.steps - self._latest[i] < _OLD)
 
     def __call__(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Seconds of steps over so many tokens; never less for more."""
+        """Seconds of steps over so many tokens. Dips are kept: some sizes have faster kernels."""
         known = (self._counts > 0) & (self.steps - self._latest < _OLD)
         if not known.any():
             return np.ones(len(tokens))
-        return np.interp(tokens, self._sizes[known], np.maximum.accumulate(self._seconds[known]))
+        return np.interp(tokens, self._sizes[known], self._seconds[known])
 
 
 class SharedBudget:
@@ -69,15 +70,20 @@ class SharedBudget:
     r requests. vLLM lays the tokens of all requests end to end, so that costs what a step over r + n tokens does:
     n maximises (r + p1 + ... + pn) / cost(r + n), and where that is 0 the step is a plain one.
 
-    Where a draft did not pay for four steps, the next are made without asking for one: one, then three, then seven, at
-    most fifteen in a row.
+    Where no draft paid for four steps, and drafting takes more than a two-hundredth of a step, the next are made without
+    asking for one: one, then three, then seven, at most fifteen in a row.
 
     Args:
         places: as many requests as there can be.
+        least: no draft goes on where its path is less likely than this, whatever it costs.
+
+    Attributes:
+        worth: the path probability down to which it is worth drafting now: below it, nothing was verified lately.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, least: float = 0.05) -> None:
         self.times = StepTimes()
+        self.worth = self._least = least
         self._accepted = np.full(places, _PRIOR)
         self._predicted = np.full(places, _PRIOR)
         self._all = np.full(2, _PRIOR)  # accepted and predicted, of all requests
@@ -103,18 +109,35 @@ class SharedBudget:
             return False
         return self.times.knows(requests)
 
-    def choose(self, places: NDArray[np.int64], paths: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Tokens to verify of each request's draft, int64 (r,), given its path probabilities (r, k), 0 past its end."""
+    def choose(
+        self, places: NDArray[np.int64], paths: NDArray[np.float32], drafting_s: float = 0.0
+    ) -> NDArray[np.int64]:
+        """Tokens to verify of each request's draft, int64 (r,), given its path probabilities (r, k), 0 past its end.
+
+        Args:
+            drafting_s: what drafting them took.
+        """
         r = len(places)
         gains = paths * (self._accepted[places] / self._predicted[places])[:, None]
         likeliest = np.sort(gains[gains > 0])[::-1]
         tokens = r + np.concatenate([[0.0], np.cumsum(np.minimum(likeliest, 1.0))])
-        n = int(np.argmax(tokens / self.times(np.arange(r, r + len(tokens)))))
+        costs = self.times(np.arange(r, r + len(tokens)))
+        n = int(np.argmax(tokens / costs))
+        self._look(likeliest, n)
         self._idle = 0 if n else self._idle + 1
-        self._asleep = min(2 ** (self._idle - 3), 16) - 1 if self._idle > 3 else 0
+        felt = drafting_s > _FELT * costs[0]
+        self._asleep = min(2 ** (self._idle - 3), 16) - 1 if self._idle > 3 and felt else 0
         if not n:
             # What failed before is believed less, or it would never be tried again.
             self._accepted[places] += (1 - _KEPT) * (_PRIOR - self._accepted[places])
             self._predicted[places] += (1 - _KEPT) * (_PRIOR - self._predicted[places])
             return np.zeros(r, np.int64)
         return (gains >= likeliest[n - 1]).sum(1)
+
+    def _look(self, likeliest: NDArray[np.float32], n: int) -> None:
+        """Look further down while all that was drafted is verified, less far while much of it is not."""
+        if n == len(likeliest):
+            self.worth *= 0.8
+        else:
+            self.worth += 0.2 * (0.7 * float(likeliest[max(n - 1, 0)]) - self.worth)
+        self.worth = min(max(self.worth, self._least), 0.8)
