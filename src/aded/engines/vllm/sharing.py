@@ -70,8 +70,8 @@ class SharedBudget:
     r requests. vLLM lays the tokens of all requests end to end, so that costs what a step over r + n tokens does:
     n maximises (r + p1 + ... + pn) / cost(r + n), and where that is 0 the step is a plain one.
 
-    Where no draft paid for four steps, and drafting takes more than a two-hundredth of a step, the next are made without
-    asking for one: one, then three, then seven, at most fifteen in a row.
+    Where no draft paid for four steps, and drafting takes more than a two-hundredth of a step, the next are made
+    without asking for one: one, then three, then seven, at most fifteen in a row.
 
     Args:
         places: as many requests as there can be.
