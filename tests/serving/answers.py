@@ -22,6 +22,6 @@ if __name__ == "__main__":
     counts = {
         metric.name: metric.value
         for metric in llm.get_metrics()
-        if "spec_decode" in metric.name and hasattr(metric, "value")
+        if ("spec_decode" in metric.name or "preempt" in metric.name) and hasattr(metric, "value")
     }
     print("\nANSWERS " + json.dumps({"alone": alone, "together": together, "counts": counts}))
