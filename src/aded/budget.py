@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from aded.tree import DraftTree
 
-__all__ = ["MAX_NODES", "ONE_ROW", "SIZES", "Budget", "CostCurve", "FixedBudget", "MeasuredBudget"]
+__all__ = ["MAX_NODES", "ONE_ROW", "SIZES", "Budget", "CostCurve", "FixedBudget", "MeasuredBudget", "steps_without"]
 
 MAX_NODES = 64
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES + 1)
@@ -21,6 +21,11 @@ ONE_ROW: Mapping[int, int] = {0: 0}
 _PRIOR = 4.0  # tokens of evidence that predictions are right, to begin with
 _LEAD = 2  # tokens by which a row must be ahead of the slowest for its own to count half
 _KEPT = 0.98  # of what is known, after one more step
+
+
+def steps_without(idle: int) -> int:
+    """Steps to pass without drafting after `idle` drafts in a row did not pay: none after 3, then 1, 3, 7, 15."""
+    return min(2 ** (idle - 3), 16) - 1 if idle > 3 else 0
 
 
 class CostCurve:
@@ -297,8 +302,7 @@ class MeasuredBudget(Budget):
         """Decide how much to draft in the steps to come."""
         self._reach = min(max(2 * best, 3 * self._reach // 4, 8), MAX_NODES)
         self._idle = 0 if pays else self._idle + 1
-        # Four steps without, then one step in two, three in four and so on go without a draft.
-        self._asleep = min(2 ** (self._idle - 3), 16) - 1 if self._idle > 3 else 0
+        self._asleep = steps_without(self._idle)
         self._rest()
 
     def _rest(self) -> None:

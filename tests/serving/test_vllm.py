@@ -26,12 +26,18 @@ PROMPTS = [
 ][:16]
 
 
+def run_engine(
+    speculative: dict[str, Any] | None, prompts: list[str], model: str = MODEL, **arguments: Any
+) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).with_name("answers.py")
+    texts = [json.dumps(part) for part in (speculative, {**EXACT, **arguments}, prompts)]
+    return subprocess.run([sys.executable, str(script), model, *texts], capture_output=True, text=True, check=False)
+
+
 def answers(
     speculative: dict[str, Any] | None, prompts: list[str] = PROMPTS, model: str = MODEL, **arguments: Any
 ) -> dict[str, Any]:
-    script = Path(__file__).with_name("answers.py")
-    texts = [json.dumps(part) for part in (speculative, {**EXACT, **arguments}, prompts)]
-    run = subprocess.run([sys.executable, str(script), model, *texts], capture_output=True, text=True, check=False)
+    run = run_engine(speculative, prompts, model, **arguments)
     found = [line for line in run.stdout.splitlines() if line.startswith("ANSWERS ")]
     assert found, run.stdout[-3000:] + run.stderr[-3000:]
     read: dict[str, Any] = json.loads(found[0].removeprefix("ANSWERS "))
@@ -84,11 +90,7 @@ def test_two_workers_give_the_same(even: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_wrong_setting_stops_the_start_with_one_clear_line() -> None:
-    script = Path(__file__).with_name("answers.py")
-    texts = [
-        json.dumps(part) for part in (ADED, {**EXACT, "additional_config": {"aded": {"memry_mb": 8}}}, PROMPTS[:1])
-    ]
-    run = subprocess.run([sys.executable, str(script), MODEL, *texts], capture_output=True, text=True, check=False)
+    run = run_engine(ADED, PROMPTS[:1], additional_config={"aded": {"memry_mb": 8}})
     assert run.returncode
     assert "additional_config['aded'] takes state, save_every_s" in run.stdout + run.stderr
 

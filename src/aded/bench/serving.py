@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aded.errors import AdedError, PromptFileError, UnknownDrafterError
+from aded.traces.prompts import read_prompts
 
 __all__ = ["METHODS", "Measured", "compare", "main"]
 
@@ -183,13 +184,6 @@ def _listens(port: int) -> bool:
         return False
 
 
-def _read(path: Path) -> list[str]:
-    try:
-        return [json.loads(line)["turns"][0] for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise PromptFileError(f"{path} is no file of JSON lines with turns ({error})") from error
-
-
 def _table(results: list[Measured]) -> Table:
     table = Table("at once", "way", "tokens/s", "against none", "ms a token", "ms to the first", "accepted", "length")
     for column in table.columns[2:]:
@@ -230,7 +224,7 @@ def main(
         with TemporaryDirectory() as folder:
             for result in compare(
                 model,
-                _read(prompts),
+                [prompt.turns[0] for prompt in read_prompts(prompts)],
                 methods=chosen,
                 concurrencies=[int(number) for number in concurrency.split(",")],
                 requests=requests,

@@ -14,12 +14,12 @@ from aded.search import best_first, mcts
 from aded.search.best_first import fill_context
 from aded.tree import DraftTree
 
-__all__ = ["DOUBT", "PROMPT_PROBABILITY", "AdaptiveDrafter"]
+__all__ = ["PROMPT_PROBABILITY", "AdaptiveDrafter", "first_trust"]
 
 _SEARCHES: dict[str, Callable[..., DraftTree]] = {"best_first": best_first, "mcts": mcts}
 
 # Observations it takes to believe a context half, by its length: where `Trust` starts before it has learned better.
-DOUBT = {0: 1.0, 1: 0.6, 2: 1.0, 3: 1.0, 5: 1.0, 8: 0.5}
+_DOUBT = {0: 1.0, 1: 0.6, 2: 1.0, 3: 1.0, 5: 1.0, 8: 0.5}
 # A prompt is text the target did not write: its tokens count as ones the target would give half its mass.
 PROMPT_PROBABILITY = 0.5
 
@@ -55,6 +55,12 @@ def _lessons(tail, tokens, parents, ids, probs, emitted, weight, contexts, chose
         if child == len(tokens):
             return
         row = child + 1
+
+
+def first_trust(shared: Sequence[Representative | Corpus], *, own: bool) -> Trust:
+    """What to believe at first of shared tables, and of each sequence's own before them if there is one."""
+    orders = sorted({order for layer in shared for order in layer.orders})
+    return Trust(orders, len(shared) + own, [_DOUBT.get(order, 1.0) for order in orders])
 
 
 @register("adaptive")
@@ -98,10 +104,8 @@ class AdaptiveDrafter:
         if self.corpus is not None:
             self.corpus.check(self.representative)
             shared.append(self.corpus)
-        orders = sorted({order for layer in shared for order in layer.orders})
-        doubt = [DOUBT.get(order, 1.0) for order in orders]
         self._shared = shared
-        self._trust = trust or Trust(orders, len(shared) + (sequence_mb > 0), doubt)
+        self._trust = trust or first_trust(shared, own=sequence_mb > 0)
 
     @property
     def nbytes(self) -> int:

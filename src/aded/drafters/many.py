@@ -13,8 +13,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.drafters.adaptive import DOUBT, PROMPT_PROBABILITY
-from aded.representative import Blend, Corpus, Representative, Trust, windows
+from aded.drafters.adaptive import PROMPT_PROBABILITY, first_trust
+from aded.representative import Blend, Corpus, Representative, windows
 from aded.representative.blend import MAX_CANDIDATES, blend, reckon
 from aded.representative.kernels import context_keys, jit, learn
 
@@ -122,13 +122,11 @@ class ManyDrafter:
         # Few tokens follow a context within one sequence: narrow tables hold more contexts.
         own = Representative(memory_mb=sequence_mb, orders=representative.orders, successors=4)
         layers: list[Representative | Corpus] = [representative] if corpus is None else [representative, corpus]
-        orders = sorted({order for layer in layers for order in layer.orders})
-        trust = Trust(orders, 1 + len(layers), [DOUBT.get(order, 1.0) for order in orders])
-        self._blend = Blend([own, *layers], trust)
+        self._blend = Blend([own, *layers], first_trust(layers, own=True))
         self._pool: tuple[NDArray[Any], ...] = tuple(
             np.zeros((sequences, *array.shape), array.dtype) for array in own.arrays
         )
-        self._shared = tuple(layer.arrays for layer in layers)
+        self._shared = self._blend.tables[1:]
         self.representative = representative
         self._ids = np.zeros((sequences, longest), np.int32)
         self._paths = np.zeros((sequences, longest), np.float32)
@@ -190,9 +188,6 @@ class ManyDrafter:
             next call.
         """
         ids, paths = self._ids[: len(places)], self._paths[: len(places)]
-        _draft(*self._lookup, places, recent, most, np.float32(least), ids, paths)
+        lookup = self._pool, self._shared, self._blend.orders, self._blend.trust.shares
+        _draft(*lookup, places, recent, most, np.float32(least), ids, paths)
         return ids, paths
-
-    @property
-    def _lookup(self) -> tuple[Any, ...]:
-        return self._pool, self._shared, self._blend.orders, self._blend.trust.shares

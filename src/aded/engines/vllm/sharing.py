@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from aded.budget import steps_without
+
 __all__ = ["SharedBudget", "StepTimes"]
 
 _RATE = 0.1  # of the latest observation in a mean
@@ -126,7 +128,7 @@ class SharedBudget:
         self._look(likeliest, n)
         self._idle = 0 if n else self._idle + 1
         felt = drafting_s > _FELT * costs[0]
-        self._asleep = min(2 ** (self._idle - 3), 16) - 1 if self._idle > 3 and felt else 0
+        self._asleep = steps_without(self._idle) if felt else 0
         if not n:
             # What failed before is believed less, or it would never be tried again.
             self._accepted[places] += (1 - _KEPT) * (_PRIOR - self._accepted[places])
