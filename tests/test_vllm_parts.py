@@ -16,6 +16,7 @@ from aded.engines.vllm.requests import Requests
 from aded.engines.vllm.settings import Settings
 from aded.engines.vllm.sharing import SharedBudget, StepTimes
 from aded.errors import AdedError, SettingsError, StateFileError, UnsupportedError
+from aded.representative import Corpus, Representative
 
 ROWS, LENGTH = 6, 200
 
@@ -181,6 +182,35 @@ def test_another_interface_is_one_error_that_names_the_versions() -> None:
         AdedProposer(SimpleNamespace())
     with pytest.raises(UnsupportedError, match=r"0\.32"):
         AdedProposer(config()).propose(np.zeros((2, 1)), np.zeros(2), None)  # type: ignore[arg-type]
+
+
+def test_the_number_of_tokens_in_a_pass_is_read_from_where_they_lie() -> None:
+    layer = {"layers.0": np.zeros(24), "layers.1": np.zeros(24)}
+    assert proposer._scheduled(layer) == 24
+    assert proposer._scheduled([layer, {"layers.0": np.zeros(8)}]) == 32
+    assert proposer._scheduled(None) is None
+    assert proposer._scheduled({}) is None
+
+
+def test_two_engines_read_one_corpus_and_neither_changes_it(tmp_path: Any) -> None:
+    file = tmp_path / "shared.corpus"
+    table = Representative(memory_mb=1, vocab_size=1000, fingerprint="tokenizer")
+    for _ in range(3):
+        table.learn_text(range(100, 160))
+    Corpus.write(table, file, {})
+    before = file.read_bytes()
+    engines = [Engine(AdedProposer(config(corpus=str(file)))) for _ in range(2)]
+    for first, engine in zip((100, 120), engines, strict=True):
+        engine.add(list(range(first, first + 40)), 10)
+        engine.step()
+        engine.step()  # plain ones, to learn what they cost
+    steps = [[sum(engine.step()) for _ in range(4)] for engine in engines]
+    assert min(map(sum, steps)) > 8, "what neither was told stands in the corpus"
+    assert file.read_bytes() == before
+    other = Representative(memory_mb=1, vocab_size=1000, fingerprint="another")
+    Corpus.write(other, tmp_path / "other.corpus", {})
+    with pytest.raises(AdedError, match="tokenizer"):
+        AdedProposer(config(corpus=str(tmp_path / "other.corpus")))
 
 
 def test_settings_come_from_the_configuration_or_the_environment() -> None:

@@ -1,30 +1,25 @@
-"""Ways to speculate in vLLM, compared in one run by vLLM's own benchmark client: `python -m aded.bench.serving`."""
+"""Ways to speculate in vLLM, compared in one run by vLLM's own benchmark client."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from statistics import mean, median
+from typing import Any
 
-import typer
-from rich.console import Console
-from rich.table import Table
+from aded.errors import AdedError, PromptFileError
 
-from aded.errors import AdedError, PromptFileError, UnknownDrafterError
-from aded.traces.prompts import read_prompts
-
-__all__ = ["METHODS", "Measured", "compare", "main"]
+__all__ = ["METHODS", "Measured", "Summary", "compare", "server", "summarise"]
 
 METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,
@@ -40,6 +35,7 @@ class Measured:
     """What vLLM's client measured of one way at one number of requests at once; times in milliseconds.
 
     Attributes:
+        turn: which time it was, from 0.
         tokens_per_second: emitted by all requests together.
         token_ms: mean time per output token after the first.
         first_ms: mean time to the first token.
@@ -47,6 +43,7 @@ class Measured:
         drafted, accepted: tokens.
     """
 
+    turn: int
     method: str
     concurrency: int
     tokens_per_second: float
@@ -57,7 +54,7 @@ class Measured:
     accepted: int
 
     @classmethod
-    def read(cls, method: str, concurrency: int, result: dict[str, Any]) -> Measured:
+    def read(cls, turn: int, method: str, concurrency: int, result: dict[str, Any]) -> Measured:
         """From the file the client writes.
 
         Raises:
@@ -66,6 +63,7 @@ class Measured:
         if result["completed"] < result["num_prompts"]:
             raise AdedError(f"{method}: {result['num_prompts'] - result['completed']} requests failed; see its output")
         return cls(
+            turn,
             method,
             concurrency,
             result["output_throughput"],
@@ -116,13 +114,15 @@ def compare(
     concurrencies: list[int],
     requests: int,
     max_new_tokens: int,
+    repeats: int = 1,
     temperature: float = 0.0,
     arguments: list[str],
     logs: Path,
 ) -> Iterator[Measured]:
-    """Serve `model` in each way, one after the other, and send it the same prompts.
+    """Serve `model` in each way, one after the other, and send it the same prompts; all of it `repeats` times.
 
-    Each concurrency has prompts of its own: what was learned from an answer must not help to give it again.
+    Each concurrency has prompts of its own, and each server starts anew: what was learned from an answer must not help
+    to give it again.
 
     Args:
         requests: to be sent at each concurrency, and no fewer than three times as many as are sent at once.
@@ -130,46 +130,99 @@ def compare(
         logs: folder for the servers' and clients' output.
 
     Raises:
-        AdedError: too few prompts, or a server or client that fails.
+        AdedError: no vLLM here, too few prompts, or a server or client that fails.
     """
+    if not Path(_vllm()).is_file():
+        raise AdedError('vLLM is not installed here; install it with: pip install "aded[vllm]"')
     counts = [max(requests, 3 * c) for c in concurrencies]
     if sum(counts) > len(prompts):
         raise PromptFileError(f"{sum(counts)} prompts are needed and there are {len(prompts)}; ask for fewer requests")
     # Every category everywhere: each concurrency takes its prompts evenly from the whole file.
     spread = [prompts[i * len(prompts) // sum(counts)] for i in range(sum(counts))]
-    turns = [c for at in range(max(counts)) for c, n in enumerate(counts) if at < n]
-    for method in methods:
-        with server(model, method, logs / f"{method}.log", arguments) as port:
-            for c, concurrency in enumerate(concurrencies):
-                own = [prompt for prompt, turn in zip(spread, turns, strict=True) if turn == c]
-                result = _client(model, port, own, concurrency, max_new_tokens, temperature, logs, method)
-                yield Measured.read(method, concurrency, result)
+    owners = [c for at in range(max(counts)) for c, n in enumerate(counts) if at < n]
+    for c, concurrency in enumerate(concurrencies):
+        own = [prompt for prompt, owner in zip(spread, owners, strict=True) if owner == c]
+        lines = [json.dumps({"category": "", "turns": [prompt]}) + "\n" for prompt in own]
+        (logs / f"prompts-{concurrency}.jsonl").write_text("".join(lines))
+    for turn in range(repeats):
+        for method in methods:
+            with server(model, method, logs / f"{method}.log", arguments) as port:
+                for concurrency, count in zip(concurrencies, counts, strict=True):
+                    options = {"--host": "127.0.0.1", "--port": port, "--model": model, "--num-prompts": count}
+                    options |= {"--dataset-path": logs / f"prompts-{concurrency}.jsonl"}
+                    options |= {"--max-concurrency": concurrency, "--temperature": temperature}
+                    options |= {"--spec-bench-output-len": max_new_tokens}
+                    result = _client(options, logs, f"{method}-{concurrency}")
+                    yield Measured.read(turn, method, concurrency, result)
 
 
-def _client(
-    model: str,
-    port: int,
-    prompts: list[str],
-    concurrency: int,
-    max_new_tokens: int,
-    temperature: float,
-    logs: Path,
-    method: str,
-) -> dict[str, Any]:
-    data, result = logs / f"prompts-{concurrency}.jsonl", logs / f"{method}-{concurrency}.json"
-    data.write_text("".join(json.dumps({"category": "", "turns": [prompt]}) + "\n" for prompt in prompts))
+def _client(options: dict[str, Any], logs: Path, name: str) -> dict[str, Any]:
+    """Run vLLM's benchmark client; what it found."""
+    result, log = logs / f"{name}.json", logs / f"{name}.log"
     command = [_vllm(), "bench", "serve", "--backend", "openai-chat", "--endpoint", "/v1/chat/completions"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--model", model, "--dataset-name", "spec_bench"]
-    command += ["--dataset-path", str(data), "--num-prompts", str(len(prompts)), "--max-concurrency", str(concurrency)]
-    command += ["--spec-bench-output-len", str(max_new_tokens), "--temperature", str(temperature), "--disable-shuffle"]
-    command += ["--disable-tqdm", "--save-result", "--result-dir", str(logs), "--result-filename", result.name]
-    log = logs / f"{method}-{concurrency}.log"
+    command += ["--dataset-name", "spec_bench", "--disable-shuffle", "--disable-tqdm"]
+    command += ["--save-result", "--result-dir", str(logs), "--result-filename", result.name]
+    command += [str(part) for option in options.items() for part in option]
+    result.unlink(missing_ok=True)
     with log.open("w") as out:
         ended = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False)
     if ended.returncode or not result.is_file():
-        raise AdedError(f"vLLM's benchmark client failed with {method}:\n{''.join(log.open().readlines()[-15:])}")
+        raise AdedError(f"vLLM's benchmark client failed with {name}:\n{''.join(log.open().readlines()[-15:])}")
     read: dict[str, Any] = json.loads(result.read_text())
     return read
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One way at one number of requests at once, over all turns.
+
+    Attributes:
+        tokens_per_second, token_ms, first_ms: medians.
+        against_none: median over the turns of its tokens a second over no speculation's in the same turn; None
+            without that.
+        least, most: the least and most of those.
+        accepted: of drafted tokens, in all; None without drafts.
+        acceptance_length: mean.
+    """
+
+    method: str
+    concurrency: int
+    tokens_per_second: float
+    token_ms: float
+    first_ms: float
+    against_none: float | None
+    least: float | None
+    most: float | None
+    accepted: float | None
+    acceptance_length: float | None
+
+
+def summarise(results: list[Measured]) -> list[Summary]:
+    """All ways at each number of requests at once, in the order they were measured."""
+    plain = {(r.turn, r.concurrency): r.tokens_per_second for r in results if r.method == "none"}
+    groups: dict[tuple[int, str], list[Measured]] = defaultdict(list)
+    for result in results:
+        groups[result.concurrency, result.method].append(result)
+    found = []
+    for (concurrency, method), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        turns = [(r, plain.get((r.turn, concurrency))) for r in group]
+        ratios = [r.tokens_per_second / base for r, base in turns if base]
+        drafted, lengths = sum(r.drafted for r in group), [r.acceptance_length for r in group if r.acceptance_length]
+        found.append(
+            Summary(
+                method,
+                concurrency,
+                median(r.tokens_per_second for r in group),
+                median(r.token_ms for r in group),
+                median(r.first_ms for r in group),
+                median(ratios) if ratios else None,
+                min(ratios, default=None),
+                max(ratios, default=None),
+                sum(r.accepted for r in group) / drafted if drafted else None,
+                mean(lengths) if lengths else None,
+            )
+        )
+    return found
 
 
 def _vllm() -> str:
@@ -182,67 +235,3 @@ def _listens(port: int) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _table(results: list[Measured]) -> Table:
-    table = Table("at once", "way", "tokens/s", "against none", "ms a token", "ms to the first", "accepted", "length")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    plain = {result.concurrency: result for result in results if result.method == "none"}
-    for result in sorted(results, key=lambda result: result.concurrency):
-        base = plain.get(result.concurrency)
-        table.add_row(
-            str(result.concurrency),
-            result.method,
-            f"{result.tokens_per_second:.1f}",
-            f"{result.tokens_per_second / base.tokens_per_second:.2f}x" if base else "",
-            f"{result.token_ms:.1f}",
-            f"{result.first_ms:.0f}",
-            f"{result.accepted / result.drafted:.0%}" if result.drafted else "",
-            f"{result.acceptance_length:.2f}" if result.acceptance_length else "",
-        )
-    return table
-
-
-def main(
-    prompts: Annotated[Path, typer.Option(help="Spec-Bench or other JSON lines with turns.")],
-    model: Annotated[str, typer.Option(help="What vLLM is to serve.")],
-    methods: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(METHODS),
-    concurrency: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16",
-    requests: Annotated[int, typer.Option(min=1, help="At each concurrency, or thrice as many as at once.")] = 24,
-    max_new_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 decodes greedily.")] = 0.0,
-    serve: Annotated[str, typer.Option(help="Further arguments of vllm serve.")] = "--dtype bfloat16",
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
-) -> None:
-    """Compare ways to speculate in vLLM."""
-    console, results = Console(), []
-    chosen = methods.split(",")
-    try:
-        if unknown := [name for name in chosen if name not in METHODS]:
-            raise UnknownDrafterError(f"there is no way {', '.join(unknown)}; choose of {', '.join(METHODS)}")
-        with TemporaryDirectory() as folder:
-            for result in compare(
-                model,
-                [prompt.turns[0] for prompt in read_prompts(prompts)],
-                methods=chosen,
-                concurrencies=[int(number) for number in concurrency.split(",")],
-                requests=requests,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                arguments=serve.split(),
-                logs=Path(folder),
-            ):
-                results.append(result)
-                console.print(f"{result.method}, {result.concurrency} at once: {result.tokens_per_second:.1f} tokens/s")
-    except AdedError as error:
-        Console(stderr=True).print(f"aded: {error}", markup=False, highlight=False)
-        raise typer.Exit(2) from None
-    console.print(_table(results))
-    if json_out is not None:
-        threads = os.environ.get("OMP_NUM_THREADS")
-        json_out.write_text(json.dumps({"threads": threads, "results": [vars(result) for result in results]}, indent=1))
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from aded.drafters.adaptive import PROMPT_PROBABILITY, first_trust
 from aded.representative import Blend, Corpus, Representative, windows
-from aded.representative.blend import MAX_CANDIDATES, blend, reckon
-from aded.representative.kernels import context_keys, jit, learn
+from aded.representative.blend import MAX_CANDIDATES, find_all, likeliest, reckon
+from aded.representative.kernels import bucket, context_keys, jit, learn
+from aded.representative.prefetch import prefetch
 
-__all__ = ["ManyDrafter"]
+__all__ = ["SUCCESSORS", "ManyDrafter"]
+
+SUCCESSORS = 8  # to keep of a context in the shared table: from kept tokens alone more are rare
 
 _OWN_FORGETTING = np.float32(0.02)
 _ENOUGH = np.float32(0.05)  # of the mass may stay unread: it takes time, and the likeliest token is hardly among it
@@ -62,37 +65,64 @@ def _learn(pool, shared, orders, mine, trust, seen, places, recent, fresh, clock
 
 
 @jit
+def _fetch_buckets(layers, orders, keys):
+    for n in range(len(layers)):
+        table_keys, _, _, _, _ = layers[n]
+        for order in orders:
+            prefetch(table_keys, bucket(keys[order], len(table_keys)))
+
+
+@jit
+def _find_and_fetch(layers, orders, keys, slots):
+    find_all(layers, orders, keys, slots)
+    for n in range(len(layers)):
+        _, _, counts, successors, weights = layers[n]
+        for j in range(len(orders)):
+            if slots[j, n] >= 0:
+                prefetch(counts, slots[j, n])
+                prefetch(successors, slots[j, n])
+                prefetch(weights, slots[j, n])
+
+
+@jit
 def _draft(pool, shared, orders, trust, places, recent, most, least, ids, paths):
     """Write the likeliest continuation of each sequence: its tokens, and the probability of the path up to each.
 
     Token by token the likeliest is taken, until the path is less likely than `least` or `most` tokens long.
     """
-    width = orders[-1]
+    width, count = orders[-1], len(places)
     paths[:] = 0.0
-    keys = np.zeros(width + 1, np.uint64)
-    context = np.empty(width, np.int32)
+    keys = np.zeros((count, width + 1), np.uint64)
+    slots = np.empty((count, len(orders), 1 + len(shared)), np.int64)
+    tokens = np.empty((count, width + ids.shape[1]), np.int32)
+    tokens[:, :width] = recent[:, recent.shape[1] - width :]
     candidates = np.empty(MAX_CANDIDATES, np.int32)
     probs = np.empty(MAX_CANDIDATES, np.float32)
-    for r in range(len(places)):
-        layers = (_own(pool, places[r]), *shared)
-        context[:] = recent[r, recent.shape[1] - width :]
-        path = np.float32(1.0)
-        for depth in range(most[r]):
-            context_keys(context, keys)
-            found = blend(layers, orders, trust, keys, candidates, probs, _ENOUGH)
-            if found == 0:
-                break
-            best = 0
-            for m in range(1, found):
-                if probs[m] > probs[best]:
-                    best = m
-            path *= min(probs[best], np.float32(1.0))
-            if path < least:
-                break
-            ids[r, depth] = candidates[best]
-            paths[r, depth] = path
-            context[:-1] = context[1:]
-            context[-1] = candidates[best]
+    going = np.arange(count)
+    for depth in range(ids.shape[1]):
+        # The model's pass has left nothing of the tables in the caches. So each stage goes through all sequences, and
+        # has fetched what the next one reads.
+        for r in going:
+            context_keys(tokens[r, depth : depth + width], keys[r])
+            _fetch_buckets((_own(pool, places[r]), *shared), orders, keys[r])
+        for r in going:
+            _find_and_fetch((_own(pool, places[r]), *shared), orders, keys[r], slots[r])
+        still = 0
+        for r in going:
+            if depth >= most[r]:
+                continue
+            before = paths[r, depth - 1] if depth > 0 else np.float32(1.0)
+            token, prob = likeliest(
+                (_own(pool, places[r]), *shared), orders, trust, slots[r], candidates, probs, least / before, _ENOUGH
+            )
+            if token < 0:
+                continue
+            ids[r, depth] = token
+            paths[r, depth] = before * prob
+            tokens[r, width + depth] = token
+            going[still] = r
+            still += 1
+        going = going[:still]
 
 
 class ManyDrafter:
@@ -104,6 +134,9 @@ class ManyDrafter:
         sequence_mb: memory of a sequence's own table; it is reserved for each place, and taken by those in use.
         corpus: read after what was learned.
         longest: most tokens of a draft.
+
+    Attributes:
+        width: tokens of a sequence's end that learning and drafting look at.
     """
 
     def __init__(
@@ -130,6 +163,7 @@ class ManyDrafter:
         self.representative = representative
         self._ids = np.zeros((sequences, longest), np.int32)
         self._paths = np.zeros((sequences, longest), np.float32)
+        self.sequences, self.longest = sequences, longest
         self.width = self._blend.context_length + longest + 1
         self._orders = np.asarray(representative.orders, np.int64)
 

@@ -12,7 +12,7 @@ from aded.representative.corpus import Corpus
 from aded.representative.kernels import context_keys, find, jit
 from aded.representative.table import Representative
 
-__all__ = ["MAX_CANDIDATES", "Blend", "Trust", "blend", "reckon"]
+__all__ = ["MAX_CANDIDATES", "Blend", "Trust", "blend", "find_all", "likeliest", "look_up", "reckon"]
 
 MAX_CANDIDATES = 48
 
@@ -23,25 +23,33 @@ _TYPICAL_COUNTS = (1.0, 2.0, 3.5, 6.0, 13.0, 40.0)
 _CELLS = (len(_COUNTS) + 1) * (len(_TOPS) + 1)
 # From this length on a context is a passage met before, and its successors are what to copy.
 _PASSAGE = 8
-_ALL = np.float32(0.0)
 
 
 @jit
-def _read(layer, order, key, token):
-    """(slot, what to divide its weights by, cell, weight of `token`); slot -1 where nothing is known."""
-    slot = find(layer[0], key)
-    if slot < 0:
-        return slot, np.float32(1.0), 0, np.float32(0.0)
-    successors, weights = layer[3], layer[4]
-    total = top = mine = np.float32(0.0)
-    for i in range(successors.shape[1]):
-        weight = weights[slot, i]
+def find_all(layers, orders, keys, slots):
+    """Where each layer keeps what follows each context of `keys`, into slots int64 (orders, layers); -1 for nowhere."""
+    for j in range(len(orders)):
+        for n in range(len(layers)):
+            slots[j, n] = find(layers[n][0], keys[orders[j]])
+
+
+@jit
+def look_up(layers, orders, context, keys, slots):
+    """`find_all` for the contexts that end `context`; `keys`, uint64 (longest order + 1), is overwritten."""
+    context_keys(context, keys)
+    find_all(layers, orders, keys, slots)
+
+
+# What follows takes rows of arrays, not tables: a tuple of arrays is slow to hand over.
+@jit
+def _judge(count, weights, order):
+    """(what to divide one slot's weights by, its cell); (0, 0) where nothing is known."""
+    total = top = np.float32(0.0)
+    for weight in weights:
         total += weight
         top = max(top, weight)
-        if successors[slot, i] == token:
-            mine = weight
     if total <= 0.0:
-        return np.int64(-1), np.float32(1.0), 0, np.float32(0.0)
+        return np.float32(0.0), 0
     # A distribution cut to its head sums to less than one, counts to more: only the latter are normalised. After a
     # passage all are: what stood in the prompt is learned with less than its whole mass, and each step of a copy
     # would lose the rest again.
@@ -49,52 +57,87 @@ def _read(layer, order, key, token):
         total = max(total, np.float32(1.0))
     cell = 0
     for edge in _COUNTS:
-        cell += (len(_TOPS) + 1) * int(layer[2][slot] > edge)
+        cell += (len(_TOPS) + 1) * int(count > edge)
     for edge in _TOPS:
         cell += int(top / total > edge)
-    return slot, total, cell, mine
+    return total, cell
 
 
 @jit
-def blend(layers, orders, trust, keys, out_ids, out_probs, enough=_ALL):
-    """The blended distribution after the context of `keys`; returns how many candidates were written, unsorted.
+def _add(successors, weights, scale, size, best, out_ids, out_probs):
+    """Add one slot's weights times `scale` to the candidates: (how many there are, which is the likeliest)."""
+    for i in range(len(successors)):
+        if weights[i] <= 0.0:
+            continue
+        m = 0
+        while m < size and out_ids[m] != successors[i]:
+            m += 1
+        if m == len(out_ids):
+            continue
+        if m == size:
+            out_ids[m] = successors[i]
+            out_probs[m] = 0.0
+            size += 1
+        out_probs[m] += scale * weights[i]
+        if out_probs[m] > out_probs[best]:
+            best = m
+    return size, best
 
-    It ends where no more than `enough` of the mass is free.
+
+@jit
+def blend(layers, orders, trust, slots, out_ids, out_probs):
+    """The blended distribution of what is in `slots`; returns how many candidates were written, unsorted.
 
     From the longest context down, and from the first layer to the last within a context length, each slot takes the
     share of the mass still free that its cell of `trust` (layers, orders, cells) names: back-off by stick-breaking.
     """
-    size = 0
+    size = best = 0
     free = np.float32(1.0)
     for j in range(len(orders) - 1, -1, -1):
-        key = keys[orders[j]]
-        if key == 0:
-            continue
         for n in range(len(layers)):
-            slot, total, cell, _ = _read(layers[n], orders[j], key, -1)
+            slot = slots[j, n]
             if slot < 0:
                 continue
-            successors, weights = layers[n][3], layers[n][4]
+            _, _, counts, successors, weights = layers[n]
+            total, cell = _judge(counts[slot], weights[slot], orders[j])
+            if total <= 0.0:
+                continue
             share = free * trust[n, j, cell]
-            for i in range(successors.shape[1]):
-                if weights[slot, i] <= 0.0:
-                    continue
-                token = successors[slot, i]
-                gain = share / total * weights[slot, i]
-                known = False
-                for m in range(size):
-                    if out_ids[m] == token:
-                        out_probs[m] += gain
-                        known = True
-                        break
-                if not known and size < len(out_ids):
-                    out_ids[size] = token
-                    out_probs[size] = gain
-                    size += 1
+            size, best = _add(successors[slot], weights[slot], share / total, size, best, out_ids, out_probs)
             free -= share
-            if free <= enough:
-                return size
     return size
+
+
+@jit
+def likeliest(layers, orders, trust, slots, ids, probs, least, enough):
+    """The likeliest token of that blend and its probability; (-1, 0) where it is less likely than `least`.
+
+    It is read only as long as something can still reach `least` and more than `enough` of the mass is free, so the
+    probability can be too small by so much. `ids` and `probs` are overwritten.
+    """
+    size = best = 0
+    free = np.float32(1.0)
+    for j in range(len(orders) - 1, -1, -1):
+        for n in range(len(layers)):
+            slot = slots[j, n]
+            if slot < 0:
+                continue
+            _, _, counts, successors, weights = layers[n]
+            total, cell = _judge(counts[slot], weights[slot], orders[j])
+            if total <= 0.0:
+                continue
+            share = free * trust[n, j, cell]
+            size, best = _add(successors[slot], weights[slot], share / total, size, best, ids, probs)
+            free -= share
+            if probs[best] + free < least:
+                return np.int32(-1), np.float32(0.0)
+            if free <= enough:
+                break
+        if free <= enough:
+            break
+    if size == 0 or probs[best] < least:
+        return np.int32(-1), np.float32(0.0)
+    return ids[best], min(probs[best], np.float32(1.0))
 
 
 @jit
@@ -104,19 +147,25 @@ def reckon(layers, orders, trust, seen, contexts, chosen, least, prior):
     What it learns into is a `Trust`'s `shares` and `seen`, and its `steps` are `least` and `prior`.
     """
     keys = np.zeros(orders[-1] + 1, np.uint64)
+    slots = np.empty((len(orders), len(layers)), np.int64)
     for r in range(len(contexts)):
         if chosen[r] < 0:
             continue
-        context_keys(contexts[r], keys)
+        look_up(layers, orders, contexts[r], keys, slots)
         below = np.float32(1e-4)  # what no table knows: a token nobody named
         for j in range(len(orders)):
-            key = keys[orders[j]]
-            if key == 0:
-                continue
             for n in range(len(layers) - 1, -1, -1):
-                slot, total, cell, weight = _read(layers[n], orders[j], key, chosen[r])
+                slot = slots[j, n]
                 if slot < 0:
                     continue
+                _, _, counts, successors, weights = layers[n]
+                total, cell = _judge(counts[slot], weights[slot], orders[j])
+                if total <= 0.0:
+                    continue
+                weight = np.float32(0.0)
+                for i in range(successors.shape[1]):
+                    if successors[slot, i] == chosen[r]:
+                        weight = weights[slot, i]
                 share = trust[n, j, cell]
                 mine = share * weight / total
                 both = mine + (np.float32(1.0) - share) * below
@@ -199,6 +248,7 @@ class Blend:
         keys = np.zeros(self.context_length + 1, np.uint64)
         ids = np.zeros(MAX_CANDIDATES, np.int32)
         probs = np.zeros(MAX_CANDIDATES, np.float32)
-        context_keys(np.asarray(context, np.int32), keys)
-        n = blend(*self.lookup_args, keys, ids, probs)
+        slots = np.empty((len(self.orders), len(self.tables)), np.int64)
+        look_up(self.tables, self.orders, np.asarray(context, np.int32), keys, slots)
+        n = blend(*self.lookup_args, slots, ids, probs)
         return sorted(zip(ids[:n].tolist(), probs[:n].tolist(), strict=True), key=lambda pair: -pair[1])

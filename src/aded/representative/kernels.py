@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["WAYS", "context_keys", "find", "jit", "learn", "merge", "strengthen"]
+__all__ = ["WAYS", "bucket", "context_keys", "find", "jit", "learn", "merge", "strengthen"]
 
 WAYS = 4
 
@@ -41,24 +41,27 @@ def context_keys(context, keys):
 
 
 @jit
-def _bucket(key, slots):
+def bucket(key, slots):
+    """The first of the `WAYS` slots in which `key` can be."""
     buckets = np.uint64(slots // WAYS)
     return np.int64(((key >> np.uint64(32)) * buckets) >> np.uint64(32)) * WAYS
 
 
 @jit
 def find(table_keys, key):
-    start = _bucket(key, len(table_keys))
+    """The slot of `key`, or -1. No branch hangs on the keys, so that the memory fetches of several calls overlap."""
+    start = bucket(key, len(table_keys))
+    found: Any = np.int64(-1)
     for slot in range(start, start + WAYS):
         if table_keys[slot] == key:
-            return slot
-    return -1
+            found = slot
+    return found if key != 0 else np.int64(-1)
 
 
 @jit
 def _claim(table_keys, stamps, counts, successors, weights, key):
     """The slot of `key`; an unknown key takes an empty slot or the bucket's least recently touched one."""
-    start = _bucket(key, len(table_keys))
+    start = bucket(key, len(table_keys))
     victim = start
     for slot in range(start, start + WAYS):
         if table_keys[slot] == key:

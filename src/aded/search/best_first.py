@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.representative import Blend
-from aded.representative.blend import MAX_CANDIDATES, blend
-from aded.representative.kernels import context_keys, jit
+from aded.representative.blend import MAX_CANDIDATES, blend, look_up
+from aded.representative.kernels import jit
 from aded.tree import DraftTree
 
 __all__ = ["best_first"]
@@ -41,6 +41,7 @@ def _search(layers, orders, trust, tail, budget, depth, threshold):
     depths = np.empty(budget, np.int32)
     scores = np.empty(budget, np.float32)
     keys = np.zeros(orders[-1] + 1, np.uint64)
+    slots = np.empty((len(orders), len(layers)), np.int64)
     context = np.empty(orders[-1], np.int32)
     ids = np.empty(MAX_CANDIDATES, np.int32)
     probs = np.empty(MAX_CANDIDATES, np.float32)
@@ -54,8 +55,8 @@ def _search(layers, orders, trust, tail, budget, depth, threshold):
         base = scores[node] if node >= 0 else np.float32(0.0)
         if level < depth:
             fill_context(context, tail, tokens, parents, node)
-            context_keys(context, keys)
-            found = blend(layers, orders, trust, keys, ids, probs)
+            look_up(layers, orders, context, keys, slots)
+            found = blend(layers, orders, trust, slots, ids, probs)
             for m in range(found):
                 score = np.float32(base + np.log(min(probs[m], np.float32(1.0))))
                 if score >= threshold:

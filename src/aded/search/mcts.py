@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.representative import Blend
-from aded.representative.blend import MAX_CANDIDATES, blend
-from aded.representative.kernels import context_keys, jit
+from aded.representative.blend import MAX_CANDIDATES, blend, look_up
+from aded.representative.kernels import jit
 from aded.search.best_first import fill_context
 from aded.tree import DraftTree
 
@@ -26,6 +26,7 @@ def _search(layers, orders, trust, tail, c1, c2, iterations, depth):
     visits = np.zeros(capacity + 1, np.int32)
     reward = np.zeros(capacity + 1, np.float64)
     keys = np.zeros(orders[-1] + 1, np.uint64)
+    slots = np.empty((len(orders), len(layers)), np.int64)
     context = np.empty(orders[-1], np.int32)
     ids = np.empty(MAX_CANDIDATES, np.int32)
     probs = np.empty(MAX_CANDIDATES, np.float32)
@@ -38,8 +39,8 @@ def _search(layers, orders, trust, tail, c1, c2, iterations, depth):
                 first[node + 1] = size
                 if level < depth:
                     fill_context(context, tail, tokens, parents, node)
-                    context_keys(context, keys)
-                    found = blend(layers, orders, trust, keys, ids, probs)
+                    look_up(layers, orders, context, keys, slots)
+                    found = blend(layers, orders, trust, slots, ids, probs)
                     base = scores[node] if node >= 0 else np.float32(0.0)
                     for m in range(found):
                         tokens[size] = ids[m]

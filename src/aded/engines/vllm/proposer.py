@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.util import Finalize
 from pathlib import Path
 from threading import Event, Thread
@@ -13,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.drafters.many import ManyDrafter
-from aded.engines.vllm.requests import Requests
+from aded.drafters.many import SUCCESSORS, ManyDrafter
 from aded.engines.vllm.settings import Settings
-from aded.engines.vllm.sharing import SharedBudget
+from aded.engines.vllm.step import StepDrafter
 from aded.errors import AdedError, UnsupportedError
 from aded.representative import Corpus, Representative, fingerprint
 
@@ -24,9 +22,7 @@ __all__ = ["SUPPORTED", "AdedProposer"]
 
 SUPPORTED = "0.32"
 
-_MANY = 32  # requests from which learning is done beside the next step: drafts then know one step less
 _QUIET_S = 2.0  # without a step, after which what was learned is saved: vLLM may end without a word
-_SUCCESSORS = 8  # of a context: from kept tokens alone more are rare
 _log = logging.getLogger("vllm.aded")
 
 
@@ -51,43 +47,34 @@ class AdedProposer:
             longest = int(vllm_config.speculative_config.num_speculative_tokens)
             most = int(vllm_config.scheduler_config.max_num_seqs)
             model = vllm_config.model_config
-            self._max_length = int(model.max_model_len)
-            vocabulary = int(model.get_vocab_size())
+            max_length, vocabulary = int(model.max_model_len), int(model.get_vocab_size())
             extra = getattr(vllm_config, "additional_config", None)
         except AttributeError as error:
             raise _unsupported(str(error)) from error
-        self.settings = Settings.read(extra.get("aded") if isinstance(extra, dict) else None)
-        self._drafts = _first_rank()
-        if not self._drafts:
+        self.settings = settings = Settings.read(extra.get("aded") if isinstance(extra, dict) else None)
+        self._step: StepDrafter | None = None
+        if not _first_rank():
             return
         table = Representative(
-            memory_mb=self.settings.memory_mb,
-            successors=_SUCCESSORS,
+            memory_mb=settings.memory_mb,
+            successors=SUCCESSORS,
             vocab_size=vocabulary,
             fingerprint=_fingerprint(model),
         )
-        self._state = Path(self.settings.state) if self.settings.state else None
+        self._state = Path(settings.state) if settings.state else None
         if self._state is not None and self._state.exists():
             table.load(self._state)
         self._table = table
-        self._drafter = ManyDrafter(
+        drafter = ManyDrafter(
             table,
             sequences=most,
-            sequence_mb=self.settings.sequence_mb,
-            corpus=Corpus.open(self.settings.corpus) if self.settings.corpus else None,
+            sequence_mb=settings.sequence_mb,
+            corpus=Corpus.open(settings.corpus) if settings.corpus else None,
             longest=longest,
         )
-        self._longest = longest
-        self._requests = Requests(most)
-        self._budget = SharedBudget(most, self.settings.least)
-        self._predicted = np.zeros(most)  # tokens expected to be accepted of each place's draft
-        self._drafted = np.zeros(most, np.int64)  # and how many it has
-        self._began = 0.0  # the last step
-        self._threads = ThreadPoolExecutor(1, "aded-learn")
-        self._late: Future[None] | None = None
-        self._warm_up()
+        self._step = StepDrafter(drafter, max_length=max_length, least=settings.least)
         if self._state is not None and not getattr(vllm_config.parallel_config, "data_parallel_rank", 0):
-            self._keep_saving()
+            self._keep_saving(self._step)
 
     def propose(
         self,
@@ -95,6 +82,7 @@ class AdedProposer:
         num_tokens_no_spec: NDArray[np.int32],
         token_ids_cpu: NDArray[np.int32],
         *others: Any,
+        slot_mappings: Any = None,
         **more: Any,
     ) -> list[list[int]]:
         """A draft for each row, possibly empty.
@@ -103,48 +91,13 @@ class AdedProposer:
             sampled_token_ids: what each request emitted in the last step; nothing where its prompt is not done.
             num_tokens_no_spec: tokens of each request, those included.
             token_ids_cpu: int32 (rows, length), the tokens.
+            slot_mappings: where each token of the last pass lies in the cache, by layer. Their number is what is read.
         """
-        if not self._drafts:
+        if self._step is None:
             return [[] for _ in sampled_token_ids]
-        started = time.perf_counter()
         if not isinstance(sampled_token_ids, list) or not isinstance(token_ids_cpu, np.ndarray):
             raise _unsupported("propose() was called with something else than sampled token ids and token ids")
-        drafts: list[list[int]] = [[] for _ in sampled_token_ids]
-        emitted = np.fromiter(map(len, sampled_token_ids), np.int64, len(sampled_token_ids))
-        rows = np.flatnonzero(emitted)
-        if not rows.size:
-            return drafts
-        fresh, lengths = emitted[rows], num_tokens_no_spec[rows].astype(np.int64)
-        places, new = self._requests.find(token_ids_cpu, rows, lengths, fresh)
-        self._settle()
-        recent = self._drafter.recent(token_ids_cpu, rows, lengths)
-        begun = [(int(places[i]), token_ids_cpu[rows[i], : lengths[i]].copy()) for i in np.flatnonzero(new).tolist()]
-        old = ~new
-        self._budget.learn(places[old], fresh[old] - 1, self._predicted[places[old]])
-        late = len(rows) > _MANY
-        if not late:
-            self._learn(begun, places[old], recent[old], fresh[old])
-        if len(rows) == len(emitted) and not new.any():  # a step with part of a prompt in it says nothing of drafts
-            self._budget.times.learn(len(rows) + int(self._drafted[places].sum()), started - self._began)
-        chosen = np.zeros(len(rows), np.int64)
-        if self._budget.wants(len(rows)):
-            # One token is emitted besides the draft.
-            most = np.clip(self._max_length - lengths - 1, 0, self._longest)
-            if late:
-                most[new] = 0  # their place is not theirs yet
-            clock = time.perf_counter()
-            ids, paths = self._drafter.draft(places, recent, most, self._budget.worth)
-            chosen = self._budget.choose(places, paths, time.perf_counter() - clock)
-            expected = np.where(np.arange(self._longest) < chosen[:, None], paths, 0.0).sum(1)
-            for row, draft, n in zip(rows.tolist(), ids, chosen.tolist(), strict=True):
-                if n:
-                    drafts[row] = draft[:n].tolist()
-        else:
-            expected = np.zeros(len(rows))
-        self._predicted[places], self._drafted[places], self._began = expected, chosen, started
-        if late:
-            self._late = self._threads.submit(self._learn, begun, places[old], recent[old], fresh[old])
-        return drafts
+        return self._step(sampled_token_ids, num_tokens_no_spec, token_ids_cpu, _scheduled(slot_mappings))
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to load: there is no draft model."""
@@ -158,36 +111,7 @@ class AdedProposer:
         except AdedError as error:
             _log.warning("%s", error)
 
-    def _learn(
-        self,
-        begun: list[tuple[int, NDArray[np.int32]]],
-        places: NDArray[np.int64],
-        recent: NDArray[np.int32],
-        fresh: NDArray[np.int64],
-    ) -> None:
-        for place, tokens in begun:
-            self._drafter.start(place, tokens)
-            self._budget.begin(place)
-        self._drafter.learn(places, recent, fresh)
-
-    def _settle(self) -> None:
-        """Wait until what was learned beside the last step is there."""
-        if self._late is not None:
-            self._late.result()
-            self._late = None
-
-    def _warm_up(self) -> None:
-        """Compile everything before the first request."""
-        tokens, one = np.zeros((2, 8), np.int32), np.ones(1, np.int64)
-        requests = Requests(2)
-        requests.find(tokens, 0 * one, 4 * one, one)
-        requests.find(tokens, one, 5 * one, one)  # moved to another row
-        recent = self._drafter.recent(tokens, 0 * one, one)
-        self._drafter.start(0, tokens[0, :0])
-        self._drafter.learn(one[:0], recent[:0], one[:0])
-        self._drafter.draft(0 * one, recent, one, 0.5)
-
-    def _keep_saving(self) -> None:
+    def _keep_saving(self, step: StepDrafter) -> None:
         done = Event()
 
         def finish() -> None:
@@ -198,7 +122,7 @@ class AdedProposer:
             known, then = self._table.clock, time.perf_counter()
             while not done.wait(1.0):
                 now = time.perf_counter()
-                quiet = now - self._began > _QUIET_S and now - then > 5 * _QUIET_S
+                quiet = now - step.began > _QUIET_S and now - then > 5 * _QUIET_S
                 if self._table.clock != known and (quiet or now - then >= self.settings.save_every_s):
                     known, then = self._table.clock, now
                     self.save()
@@ -206,6 +130,16 @@ class AdedProposer:
         Thread(target=loop, name="aded-save", daemon=True).start()
         # Runs at the end of vLLM's worker processes too, which leave without `atexit`, unless vLLM kills them.
         Finalize(None, finish, exitpriority=100)
+
+
+def _scheduled(slot_mappings: Any) -> int | None:
+    """Tokens in a pass, some of them padding where vLLM replays a recorded graph; None if it cannot be told."""
+    parts = slot_mappings if isinstance(slot_mappings, list) else [slot_mappings]  # a pass can be made in parts
+    try:
+        firsts = [next(iter(part.values()), None) for part in parts]  # layers agree
+        return sum(int(first.shape[0]) for first in firsts) or None
+    except AttributeError:
+        return None
 
 
 def _unsupported(what: str) -> UnsupportedError:

@@ -1,0 +1,141 @@
+"""`aded vllm`: compare ways to speculate in vLLM, and time what drafts there without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from aded.cli.options import CorpusFile, Temperature, curve_of, numbers_of, plain_table, words_of
+from aded.cli.progress import progress_bar
+from aded.errors import AdedError, UnknownDrafterError
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Compare ways to speculate in vLLM; time drafting for many requests.")
+
+
+@app.command()
+def compare(
+    prompts: Annotated[Path, typer.Option(help="Spec-Bench or other JSON lines, or text lines.")],
+    model: Annotated[str, typer.Option(help="What vLLM is to serve.")],
+    methods: Annotated[str, typer.Option(help="Comma-separated, of none, ngram, suffix, aded.")] = "none,ngram,aded",
+    concurrency: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16",
+    requests: Annotated[int, typer.Option(min=1, help="At each concurrency, or thrice as many as at once.")] = 24,
+    max_new_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 128,
+    repeats: Annotated[int, typer.Option(min=1, help="How often to go through all of it.")] = 1,
+    temperature: Temperature = 0.0,
+    serve: Annotated[str, typer.Option(help="Further arguments of vllm serve.")] = "--dtype bfloat16",
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+) -> None:
+    """Serve a model with and without speculation and measure each with vLLM's own benchmark client."""
+    from aded.bench.serving import METHODS, Measured, summarise
+    from aded.bench.serving import compare as run
+    from aded.files import replace
+    from aded.traces.prompts import read_prompts
+
+    names, sizes = words_of(methods, "--methods"), numbers_of(concurrency, "--concurrency")
+    if unknown := [name for name in names if name not in METHODS]:
+        raise UnknownDrafterError(f"there is no way {', '.join(unknown)}; choose of {', '.join(METHODS)}")
+    if min(sizes) < 1:
+        raise AdedError("--concurrency takes numbers from 1 on")
+    texts = [prompt.turns[0] for prompt in read_prompts(prompts)]
+    console, results = Console(highlight=False), list[Measured]()
+
+    def save() -> None:
+        if json_out is None:
+            return
+        report: dict[str, Any] = {"model": model, "threads": os.environ.get("OMP_NUM_THREADS"), "serve": serve}
+        report |= {"max_new_tokens": max_new_tokens, "requests": requests, "results": [asdict(r) for r in results]}
+        replace(json_out, json.dumps(report, indent=1).encode())
+
+    with TemporaryDirectory() as folder:
+        for result in run(
+            model,
+            texts,
+            methods=names,
+            concurrencies=sizes,
+            requests=requests,
+            max_new_tokens=max_new_tokens,
+            repeats=repeats,
+            temperature=temperature,
+            arguments=shlex.split(serve),
+            logs=Path(folder),
+        ):
+            results.append(result)
+            save()
+            console.print(f"{result.method}, {result.concurrency} at once: {result.tokens_per_second:.1f} tokens/s")
+    table = plain_table()
+    _columns(table, "at once", "way", "tokens/s", "against none", "ms a token", "ms to the first", "accepted", "length")
+    for row in summarise(results):
+        against = "" if row.against_none is None else f"{row.against_none:.2f}x"
+        if repeats > 1 and row.method != "none" and against:
+            against += f" ({row.least:.2f}-{row.most:.2f})"
+        table.add_row(
+            str(row.concurrency),
+            row.method,
+            f"{row.tokens_per_second:.1f}",
+            against,
+            f"{row.token_ms:.1f}",
+            f"{row.first_ms:.0f}",
+            "" if row.accepted is None else f"{row.accepted:.0%}",
+            "" if row.acceptance_length is None else f"{row.acceptance_length:.2f}",
+        )
+    console.print(table)
+
+
+@app.command()
+def drafting(
+    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
+    requests: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16,64,256",
+    longest: Annotated[int, typer.Option(min=1, help="Most tokens of a draft.")] = 8,
+    curve: Annotated[
+        str,
+        typer.Option(help="Step costs: a file of `aded calibrate --json`, or tokens:time pairs."),
+    ] = "1:10,256:11,512:16,2048:64",
+    corpus: CorpusFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
+) -> None:
+    """Give a trace's answers to what drafts in vLLM, many at once, each step charged by its tokens; and time it."""
+    from aded.bench.together import together
+    from aded.representative import Corpus
+    from aded.traces.trace import Trace
+
+    sizes, cost, recorded = numbers_of(requests, "--requests"), curve_of(curve), Trace.load(trace)
+    if min(sizes) < 1:
+        raise AdedError("--requests takes numbers from 1 on")
+    opened = None if corpus is None else Corpus.open(corpus)
+    found = []
+    with progress_bar("answers") as progress:
+        for size in sizes:
+            found.append(
+                together(recorded, cost, requests=size, longest=longest, corpus=opened, progress=progress),
+            )
+    if as_json:
+        print(json.dumps([asdict(result) for result in found]))
+        return
+    table = plain_table()
+    _columns(table, "at once", "tokens a step", "drafted", "against plain", "drafting ms", "a tenth over")
+    for result in found:
+        table.add_row(
+            str(result.requests),
+            f"{result.tokens_per_step:.2f}",
+            f"{result.drafted_per_step:.2f}",
+            f"{result.rate:.2f}x",
+            f"{result.drafting_ms:.2f}",
+            f"{result.slow_ms:.2f}",
+        )
+    Console(highlight=False).print(table)
+
+
+def _columns(table: Table, *names: str) -> None:
+    for name in names:
+        table.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)
