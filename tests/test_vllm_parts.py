@@ -228,20 +228,76 @@ def test_settings_come_from_the_configuration_or_the_environment() -> None:
     assert issubclass(SettingsError, AdedError)
 
 
+def cost(times: StepTimes, requests: int, drafted: int) -> float:
+    """Of a step, where nothing drafted is accepted."""
+    return float(times.each(np.full(drafted + 1, float(requests)))[drafted]) * requests
+
+
 def test_step_times_follow_the_machine() -> None:
     times = StepTimes()
     assert not times.knows(4)
     for _ in range(20):
-        times.learn(4, 0.010)
-        times.learn(12, 0.030)
+        times.learn(4, 0, 0, 4, 0.010)
+        times.learn(4, 8, 0, 4, 0.030)
     assert times.knows(4)
-    assert times(np.array([4, 8, 12, 40])).round(3).tolist() == [0.010, 0.020, 0.030, 0.030]
+    assert [round(cost(times, 4, n), 3) for n in (0, 4, 8, 36)] == [0.010, 0.020, 0.030, 0.030]
     for _ in range(60):
-        times.learn(4, 0.020)
-    assert times(np.array([4]))[0] == pytest.approx(0.020, rel=0.05)
+        times.learn(4, 0, 0, 4, 0.020)
+    assert cost(times, 4, 0) == pytest.approx(0.020, rel=0.05)
     for _ in range(600):
-        times.learn(4, 0.020)
-    assert not times.knows(12)
+        times.learn(4, 8, 0, 4, 0.030)
+    assert not times.knows(4)
+
+
+def test_a_plain_step_is_not_mistaken_for_one_with_few_drafts() -> None:
+    times = StepTimes()
+    for _ in range(20):
+        times.learn(16, 0, 0, 16, 0.044)
+        times.learn(16, 1, 0, 16, 0.058)
+        times.learn(16, 2, 0, 17, 0.064)
+    assert cost(times, 16, 0) == pytest.approx(0.044)
+    assert cost(times, 16, 2) > 0.058
+
+
+def test_a_size_that_was_fast_by_chance_is_not_sought() -> None:
+    times = StepTimes()
+    for _ in range(10):
+        for drafted, seconds in ((0, 0.050), (2, 0.058), (8, 0.070), (12, 0.082)):
+            times.learn(16, drafted, 0, 16, seconds)
+    times.learn(16, 5, 0, 16, 0.030)
+    costs = [cost(times, 16, n) for n in range(13)]
+    assert costs == sorted(costs)
+    assert costs[5] > 0.050
+
+
+def test_two_disturbed_steps_are_not_believed_for_long() -> None:
+    times = StepTimes()
+    for seconds in (0.140, 0.120):
+        times.learn(4, 0, 0, 4, seconds)
+    for _ in range(31):
+        times.learn(4, 8, 0, 8, 0.070)
+    assert times.knows(4)
+    times.learn(4, 8, 0, 8, 0.070)
+    assert not times.knows(4), "so it is tried again"
+    for _ in range(2):
+        times.learn(4, 0, 0, 4, 0.050)
+    for _ in range(40):
+        times.learn(4, 8, 0, 8, 0.070)
+    assert times.knows(4), "what was tried again is believed longer"
+    assert cost(times, 4, 0) == pytest.approx(0.050)
+
+
+def test_drafts_that_are_free_by_themselves_are_not_where_steps_are_full_of_prompts() -> None:
+    """To 64 tokens a step costs the same, and beyond in proportion."""
+    quiet, busy = StepTimes(), StepTimes()
+    for _ in range(40):
+        for times, full in ((quiet, 0), (busy, 1)):
+            times.learn(16, 0, 0, 16, 0.010)
+            for drafted, prompts in ((8, 100 * full), (16, 400 * full), (32, 1600 * full)):
+                times.learn(16, drafted, prompts, 16 + drafted // 2, 0.010 * max(16 + drafted + prompts, 64) / 64)
+    one_in_ten = 16 + 0.1 * np.arange(33)
+    assert np.argmin(quiet.each(one_in_ten)) == 32
+    assert np.argmin(busy.each(one_in_ten)) < 8
 
 
 def test_sure_drafts_are_verified_and_unlikely_ones_only_where_they_are_free() -> None:
@@ -249,8 +305,8 @@ def test_sure_drafts_are_verified_and_unlikely_ones_only_where_they_are_free() -
     flat, steep = SharedBudget(2), SharedBudget(2)
     for _ in range(10):
         for tokens in (2, 3, 5, 7):
-            flat.times.learn(tokens, 0.010)
-            steep.times.learn(tokens, 0.010 + 0.003 * (tokens - 2))
+            flat.times.learn(2, tokens - 2, 0, 2, 0.010)
+            steep.times.learn(2, tokens - 2, 0, 2, 0.010 + 0.003 * (tokens - 2))
     assert flat.choose(places, paths).tolist() == [3, 2]
     assert steep.choose(places, paths).tolist() == [3, 0]
     for _ in range(200):  # the surest is never accepted

@@ -60,6 +60,7 @@ def test_prompts_in_pieces_prefixes_kept_and_requests_preempted_change_nothing(p
     """Room for few tokens in a step, and for fewer in all than the requests grow to: 12 blocks of 32 tokens."""
     small = {"max_num_batched_tokens": 24, "enable_chunked_prefill": True, "enable_prefix_caching": True}
     ours = answers(ADED, **small, max_model_len=256, block_size=32, num_gpu_blocks_override=12)
+    assert ours["counts"]["vllm:num_preemptions"] > 0
     assert ours["alone"] == plain["alone"]
     assert ours["together"] == plain["together"]
 

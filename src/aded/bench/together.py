@@ -18,14 +18,17 @@ from aded.traces.trace import Trace
 __all__ = ["Together", "together"]
 
 
+_ROOM = 2048  # tokens of prompts a step takes in besides
+
+
 @dataclass(frozen=True)
 class Together:
     """What drafting for so many requests at once gave.
 
     Attributes:
-        tokens_per_step: that each request emitted, the free one included.
-        drafted_per_step: that were verified of each request.
-        rate: tokens in the curve's unit of time, over that of plain steps with as many requests.
+        tokens_per_step: that each request whose prompt was done emitted, the free one included.
+        drafted_per_step: that were verified of each of them.
+        rate: tokens in the curve's unit of time, over those of plain steps, prompts included in both.
         drafting_ms: median of the time `StepDrafter` took for a step in which all places were busy.
         slow_ms: a tenth of those steps took longer.
     """
@@ -52,73 +55,100 @@ def together(
 ) -> Together:
     """Answer a trace's prompts, `requests` at a time, each step charged to `curve` by all tokens in it.
 
-    A trace with fewer answers than four for each place is gone through again, each time with other names for all
-    tokens: nothing learned of an answer helps to give it again.
+    Prompts are taken in by the steps that also decode, as vLLM does it, up to 2,048 of their tokens in each. A trace
+    with fewer answers than four for each place is gone through again, each time with other names for all tokens:
+    nothing learned of an answer helps to give it again.
 
     Args:
         curve: time of a step by its tokens; the learned step times are those of this curve, not of the replay.
         longest: most tokens of a draft.
         progress: is told answers begun and answers in all.
     """
-    answers = [sequence for sequence in trace.sequences if len(sequence.output) > 1]
-    length = max(len(a.prompt) + len(a.output) for a in answers)
-    total = max(4 * requests, len(answers))
-    names = _names(trace, -(-total // len(answers)))
-    now = [0.0]
+    plain = _Server(trace, curve, requests)
+    while plain.step(plain.nothing):
+        pass
+    server = _Server(trace, curve, requests)
     table = Representative(memory_mb=memory_mb, successors=SUCCESSORS)
     drafter = ManyDrafter(table, sequences=requests, sequence_mb=sequence_mb, corpus=corpus, longest=longest)
-    step = StepDrafter(drafter, max_length=length + longest + 1, least=least, clock=lambda: now[0])
-
-    tokens, ends = np.zeros((requests, length), np.int32), np.zeros(requests, np.int64)
-    lengths = np.zeros(requests, np.int32)
-    drafts: list[list[int]] = [[] for _ in range(requests)]
+    step = StepDrafter(drafter, max_length=server.longest, least=least, clock=lambda: server.time)
     weights = np.ones(2**23)  # read between steps: a model's pass leaves nothing of ours in the processor's caches
-    begun = emitted = row_steps = drafted = 0
-    spent = plain = 0.0
-    times = []
-    while True:
-        fresh = np.flatnonzero(lengths == ends)
-        for row in fresh[: total - begun].tolist():
-            answer = answers[begun % len(answers)]
-            whole = names[begun // len(answers)][np.concatenate([answer.prompt, answer.output])]
-            tokens[row, : len(whole)], lengths[row], ends[row] = whole, len(answer.prompt), len(whole)
-            drafts[row] = []
-            begun += 1
-            progress(begun, total)
-        busy = lengths < ends
-        if not busy.any():
-            break
-        sampled = []
-        for row in range(requests):
-            at, true = int(lengths[row]), tokens[row, lengths[row] : ends[row]]
-            n = 0
-            while n < min(len(drafts[row]), len(true) - 1) and drafts[row][n] == true[n]:
-                n += 1
-            sampled.append(true[: n + 1].tolist())
-            lengths[row] = at + len(sampled[row])
-        verified = sum(len(drafts[row]) for row in np.flatnonzero(busy))
-        passed = int(busy.sum()) + verified
-        cost = curve(passed)
-        now[0] += cost
-        emitted += sum(map(len, sampled))
-        row_steps += int(busy.sum())
-        drafted += verified
-        spent += cost
-        plain += curve(int(busy.sum())) / int(busy.sum()) * sum(map(len, sampled))
+    drafts, times, rows, drafted = server.nothing, [], 0, 0
+    while server.step(drafts):
+        progress(server.begun, server.total)
         step.settle()  # in a server the model's pass is time enough
         weights.sum()
         since = time.perf_counter()
-        drafts = step(sampled, lengths, tokens, passed)
-        if busy.all() and not fresh.size:
+        drafts = step(server.sampled, server.lengths, server.tokens, server.passed)
+        if all(server.sampled):
             times.append((time.perf_counter() - since) * 1e3)
-    return Together(
-        requests,
-        emitted / row_steps,
-        drafted / row_steps,
-        plain / spent,
-        float(np.median(times)) if times else 0.0,
-        float(np.quantile(times, 0.9)) if times else 0.0,
-    )
+        rows += sum(map(bool, server.sampled))
+        drafted += sum(map(len, drafts))
+    slow = np.quantile(times, 0.9) if times else 0.0
+    middle = np.median(times) if times else 0.0
+    per_step = server.emitted / rows, drafted / rows
+    return Together(requests, *per_step, plain.time / server.time, float(middle), float(slow))
+
+
+class _Server:
+    """A trace's answers, given as far as drafts agree with them.
+
+    Attributes:
+        tokens, lengths: (places, length) and (places,), of each place's request, as vLLM hands them over.
+        sampled: what each place emitted in the last step.
+        passed: tokens in the last step.
+        time: that all steps cost.
+    """
+
+    def __init__(self, trace: Trace, curve: CostCurve, places: int) -> None:
+        self._answers = [sequence for sequence in trace.sequences if len(sequence.output) > 1]
+        self._curve = curve
+        self.total = max(4 * places, len(self._answers))
+        self._names = _names(trace, -(-self.total // len(self._answers)))
+        self.longest = max(len(a.prompt) + len(a.output) for a in self._answers) + 1
+        self.tokens, self.lengths = np.zeros((places, self.longest), np.int32), np.zeros(places, np.int32)
+        self._ends = np.zeros(places, np.int64)
+        self._waiting = np.zeros(places, np.int64)  # tokens of the prompt that are still to be taken in
+        self.nothing: list[list[int]] = [[] for _ in range(places)]
+        self.sampled = self.nothing
+        self.begun = self.emitted = self.passed = 0
+        self.time = 0.0
+
+    def step(self, drafts: list[list[int]]) -> bool:
+        """One step; false if there was nothing left to do."""
+        for row in np.flatnonzero(self.lengths == self._ends)[: self.total - self.begun].tolist():
+            self._begin(row)
+        busy, room = self.lengths < self._ends, _ROOM
+        if not busy.any():
+            return False
+        self.sampled, self.passed = [], 0
+        for row, draft in enumerate(drafts):
+            taken = min(int(self._waiting[row]), room)
+            self._waiting[row] -= taken
+            room -= taken
+            self.passed += taken
+            if not busy[row] or self._waiting[row]:
+                self.sampled.append([])
+                continue
+            draft = [] if taken else draft  # it was for who was here before
+            at, end = int(self.lengths[row]), int(self._ends[row])
+            true = self.tokens[row, at:end].tolist()
+            n = 0
+            while n < min(len(draft), len(true) - 1) and draft[n] == true[n]:
+                n += 1
+            self.sampled.append(true[: n + 1])
+            self.lengths[row] = at + n + 1
+            self.passed += len(draft) + (not taken)
+        self.emitted += sum(map(len, self.sampled))
+        self.time += self._curve(self.passed)
+        return True
+
+    def _begin(self, row: int) -> None:
+        answer = self._answers[self.begun % len(self._answers)]
+        whole = self._names[self.begun // len(self._answers)][np.concatenate([answer.prompt, answer.output])]
+        self.tokens[row, : len(whole)] = whole
+        self.lengths[row], self._ends[row] = len(answer.prompt), len(whole)
+        self._waiting[row] = len(answer.prompt)
+        self.begun += 1
 
 
 def _names(trace: Trace, rounds: int) -> list[NDArray[np.int32]]:

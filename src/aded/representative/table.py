@@ -143,6 +143,16 @@ class Representative:
             kernels.merge(*self.arrays, *other.arrays)
             self.clock = max(self.clock, int(other.arrays[1].max(initial=0)))
 
+    def clear(self) -> None:
+        """Forget everything. All of its memory is taken now, and not little by little while it learns."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        for array in self.arrays:
+            array.fill(0)
+        self.clock = 0
+
     def identity(self) -> dict[str, Any]:
         """What must agree between two states for their tokens and contexts to mean the same."""
         return {"vocab_size": self.vocab_size, "fingerprint": self.fingerprint, "orders": list(self.orders)}
@@ -169,8 +179,7 @@ class Representative:
                 f"the state file {path} holds tokens outside the vocabulary; delete it to start afresh"
             )
         with self._lock:
-            for name in _ARRAYS:
-                getattr(self, f"_{name}")[...] = 0
+            self._clear()
             kernels.merge(*self.arrays, *(arrays[name] for name in _ARRAYS))
             self.clock = int(header.get("clock", 0))
 

@@ -61,6 +61,7 @@ class AdedProposer:
             vocab_size=vocabulary,
             fingerprint=_fingerprint(model),
         )
+        table.clear()
         self._state = Path(settings.state) if settings.state else None
         if self._state is not None and self._state.exists():
             table.load(self._state)
@@ -136,7 +137,7 @@ def _scheduled(slot_mappings: Any) -> int | None:
     """Tokens in a pass, some of them padding where vLLM replays a recorded graph; None if it cannot be told."""
     parts = slot_mappings if isinstance(slot_mappings, list) else [slot_mappings]  # a pass can be made in parts
     try:
-        firsts = [next(iter(part.values()), None) for part in parts]  # layers agree
+        firsts: list[Any] = [next(iter(part.values()), None) for part in parts]  # layers agree
         return sum(int(first.shape[0]) for first in firsts) or None
     except AttributeError:
         return None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aded.drafters.many import ManyDrafter
 from aded.engines.vllm.requests import Requests
-from aded.engines.vllm.sharing import SharedBudget
+from aded.engines.vllm.sharing import SharedBudget, StepTimes
 
 __all__ = ["StepDrafter"]
 
@@ -44,7 +44,7 @@ class StepDrafter:
         self._budget = SharedBudget(drafter.sequences, least)
         self._predicted = np.zeros(drafter.sequences)  # tokens expected to be accepted of each place's draft
         self._drafted = np.zeros(drafter.sequences, np.int64)  # and how many it has
-        self.began = 0.0
+        self.began = self._ended = 0.0
         self._threads = ThreadPoolExecutor(1, "aded-learn")
         self._late: Future[None] | None = None
         self._warm_up()
@@ -64,11 +64,12 @@ class StepDrafter:
             tokens: int32 (rows or more, length), the tokens.
             scheduled: tokens in the last step's pass, those of prompts included, if known.
         """
-        before, self.began = self.began, self._clock()
+        self.began = self._clock()
         drafts: list[list[int]] = [[] for _ in sampled]
         emitted = np.fromiter(map(len, sampled), np.int64, len(sampled))
         rows = np.flatnonzero(emitted)
         if not rows.size:
+            self._ended = self._clock()
             return drafts
         fresh, ends = emitted[rows], lengths[rows].astype(np.int64)
         places, new = self._requests.find(tokens, rows, ends, fresh)
@@ -81,11 +82,12 @@ class StepDrafter:
         if not late:
             self._learn(begun, places[old], recent[old], fresh[old])
         if old.any():  # else the engine may have had nothing to do in between
-            passed = len(rows) + int(self._drafted[places[old]].sum())
-            if new.any() or len(rows) < len(emitted):  # prompts were in it
-                passed = scheduled or 0
-            if passed:
-                self._budget.times.learn(passed, self.began - before)
+            drafted, prompts = int(self._drafted[places[old]].sum()), 0
+            if new.any() or len(rows) < len(emitted):
+                prompts = max(scheduled - len(rows) - drafted, 0) if scheduled else -1
+            if prompts >= 0:
+                spent = self.began - self._ended
+                self._budget.times.learn(len(rows), drafted, prompts, int(fresh.sum()), spent)
         longest = self._drafter.longest
         chosen, expected = np.zeros(len(rows), np.int64), np.zeros(len(rows))
         if self._budget.wants(len(rows)):
@@ -103,6 +105,7 @@ class StepDrafter:
         self._predicted[places], self._drafted[places] = expected, chosen
         if late:
             self._late = self._threads.submit(self._learn, begun, places[old], recent[old], fresh[old])
+        self._ended = self._clock()
         return drafts
 
     def settle(self) -> None:
@@ -133,3 +136,7 @@ class StepDrafter:
         self._drafter.start(0, tokens[0, :0])
         self._drafter.learn(one[:0], recent[:0], one[:0])
         self._drafter.draft(0 * one, recent, one, 0.5)
+        times = StepTimes()
+        times.learn(1, 0, 0, 1, 1.0)
+        times.learn(1, 1, 0, 1, 1.0)
+        times.each(np.ones(2))
