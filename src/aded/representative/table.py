@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,3 +198,8 @@ def windows(tokens: NDArray[np.int32], length: int, start: int) -> tuple[NDArray
 def fingerprint(pieces: Iterable[str]) -> str:
     """A short hash of a tokenizer's vocabulary in id order."""
     return digest("\0".join(pieces).encode())
+
+
+def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
+    """The same of a tokenizer's pieces and their ids."""
+    return fingerprint(sorted(vocabulary, key=vocabulary.__getitem__))

@@ -25,8 +25,8 @@ from aded.engines.transformers.costs import cost_curve
 from aded.engines.transformers.steps import CompiledSteps
 from aded.engines.transformers.watching import watched
 from aded.errors import ModelLoadError
-from aded.files import cache_folder
-from aded.representative import fingerprint
+from aded.files import cache_folder, digest
+from aded.representative import vocabulary_fingerprint
 
 __all__ = ["Loaded", "load"]
 
@@ -44,8 +44,7 @@ class Loaded:
     @property
     def fingerprint(self) -> str:
         """Hash of the tokenizer's vocabulary: state learned over another one is refused."""
-        vocabulary = self.tokenizer.get_vocab()
-        return fingerprint(sorted(vocabulary, key=vocabulary.__getitem__))
+        return vocabulary_fingerprint(self.tokenizer.get_vocab())
 
     @property
     def vocab_size(self) -> int:
@@ -148,8 +147,10 @@ def _converted(file: Path, name: str, report: Callable[[str], None]) -> Path:
     """The safetensors folder made from a GGUF file, making it on first use."""
     if not file.is_file():
         raise ModelLoadError(f"there is no GGUF file {file}; check the path")
+    # Each environment has a copy of the embedded file, one content; others can be too large to read for their name.
     stamp = file.stat()
-    target = cache_folder() / "models" / f"{file.stem}-{fingerprint([str(stamp.st_size), str(stamp.st_mtime_ns)])}"
+    key = digest(file.read_bytes()) if name == EMBEDDED else digest(f"{stamp.st_size}, {stamp.st_mtime_ns}".encode())
+    target = cache_folder() / "models" / f"{file.stem}-{key}"
     if (target / "config.json").is_file():
         return target
     if importlib.util.find_spec("gguf") is None:

@@ -16,7 +16,7 @@ from aded.drafters.many import SUCCESSORS, ManyDrafter
 from aded.engines.vllm.settings import Settings
 from aded.engines.vllm.step import StepDrafter
 from aded.errors import AdedError, UnsupportedError
-from aded.representative import Corpus, Representative, fingerprint
+from aded.representative import Corpus, Representative, vocabulary_fingerprint
 
 __all__ = ["SUPPORTED", "AdedProposer"]
 
@@ -166,5 +166,4 @@ def _fingerprint(model: Any) -> str:
         return ""
     from vllm.tokenizers import cached_tokenizer_from_config
 
-    vocabulary = cached_tokenizer_from_config(model).get_vocab()
-    return fingerprint(sorted(vocabulary, key=vocabulary.__getitem__))
+    return vocabulary_fingerprint(cached_tokenizer_from_config(model).get_vocab())
