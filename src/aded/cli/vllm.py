@@ -74,7 +74,19 @@ def compare(
             save()
             console.print(f"{result.method}, {result.concurrency} at once: {result.tokens_per_second:.1f} tokens/s")
     table = plain_table()
-    _columns(table, "at once", "way", "tokens/s", "against none", "ms a token", "ms to the first", "accepted", "length")
+    _columns(
+        table,
+        *(
+            "at\nonce",
+            "way",
+            "tokens\n/s",
+            "against\nnone",
+            "ms a\ntoken",
+            "ms to\nfirst",
+            "drafted\naccepted",
+            "length",
+        ),
+    )
     for row in summarise(results):
         against = "" if row.against_none is None else f"{row.against_none:.2f}x"
         if repeats > 1 and row.method != "none" and against:
@@ -123,7 +135,7 @@ def drafting(
         print(json.dumps([asdict(result) for result in found]))
         return
     table = plain_table()
-    _columns(table, "at once", "tokens a step", "drafted", "against plain", "drafting ms", "a tenth over")
+    _columns(table, "at once", "tokens a step", "drafted", "against plain", "drafting ms", "90th percentile")
     for result in found:
         table.add_row(
             str(result.requests),
