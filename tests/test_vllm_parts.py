@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded.engines.vllm import AdedProposer, proposer
+from aded.engines.vllm.acceptance import Acceptance
 from aded.engines.vllm.requests import Requests
 from aded.engines.vllm.settings import Settings
-from aded.engines.vllm.sharing import SharedBudget, StepTimes
+from aded.engines.vllm.sharing import SharedBudget
+from aded.engines.vllm.times import StepTimes
 from aded.errors import AdedError, SettingsError, StateFileError, UnsupportedError
 from aded.representative import Corpus, Representative
 
@@ -302,7 +304,7 @@ def test_drafts_that_are_free_by_themselves_are_not_where_steps_are_full_of_prom
 
 def test_sure_drafts_are_verified_and_unlikely_ones_only_where_they_are_free() -> None:
     places, paths = np.array([0, 1]), np.array([[0.95, 0.9, 0.85], [0.3, 0.1, 0.0]], np.float32)
-    flat, steep = SharedBudget(2), SharedBudget(2)
+    flat, steep = SharedBudget(2, 3), SharedBudget(2, 3)
     for _ in range(10):
         for tokens in (2, 3, 5, 7):
             flat.times.learn(2, tokens - 2, 0, 2, 0.010)
@@ -310,8 +312,55 @@ def test_sure_drafts_are_verified_and_unlikely_ones_only_where_they_are_free() -
     assert flat.choose(places, paths).tolist() == [3, 2]
     assert steep.choose(places, paths).tolist() == [3, 0]
     for _ in range(200):  # the surest is never accepted
-        steep.learn(places, np.array([0, 0]), np.array([2.7, 0.0]))
+        steep.learn(places, np.array([0, 0]))
     assert steep.choose(places, paths).tolist() == [0, 0]
+
+
+def test_equal_tokens_are_taken_draft_by_draft_and_as_many_as_pay() -> None:
+    budget, places = SharedBudget(2, 4), np.arange(2)
+    for _ in range(10):
+        for drafted, seconds in ((0, 0.010), (3, 0.010), (4, 0.090)):
+            budget.times.learn(2, drafted, 0, 2, seconds)
+    assert budget.choose(places, np.full((2, 4), 0.7, np.float32)).tolist() == [3, 0]
+
+
+def test_acceptance_follows_what_came_of_drafts() -> None:
+    acceptance, places, verified = Acceptance(3, 4), np.arange(2), np.full(3, 4)
+    # Of the first request's drafts the first token is always right and the rest never; the second's are all wrong.
+    paths = np.array([[0.4, 0.4, 0.4, 0.4], [0.4, 0.4, 0.4, 0.4]], np.float32)
+    assert acceptance.correct(places, paths) == pytest.approx(paths)
+    for _ in range(300):
+        acceptance.correct(places, paths)
+        acceptance.learn(places, np.array([1, 0]), verified)
+    first, second = acceptance.correct(places, paths)
+    assert first[0] > 2 * first[1]
+    assert first[0] > 5 * second[0]
+    assert (np.diff(first) <= 0).all()
+    # A third is like both together: the first token right half of the time.
+    acceptance.begin(2)
+    assert acceptance.correct(np.array([2]), paths[:1])[0, 0] == pytest.approx(0.5, abs=0.15)
+    # And who was wrong is tried again in the end.
+    for _ in range(500):
+        acceptance.doubt(places)
+    assert acceptance.correct(places, paths)[1, 0] > 2 * second[0]
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_a_corrected_path_is_a_probability_and_never_rises(data: st.DataObject) -> None:
+    acceptance, rows = Acceptance(4, 5), np.arange(4)
+    for _ in range(data.draw(st.integers(1, 30))):
+        steps = data.draw(st.lists(st.lists(st.floats(0.05, 1.0), max_size=5), min_size=4, max_size=4))
+        paths = np.zeros((4, 5), np.float32)
+        for i, probabilities in enumerate(steps):
+            paths[i, : len(probabilities)] = np.cumprod(probabilities)
+        corrected = acceptance.correct(rows, paths)
+        assert ((corrected >= 0) & (corrected <= 1)).all()
+        assert (np.diff(corrected, axis=1) <= 0).all()
+        assert ((corrected > 0) == (paths > 0)).all()
+        verified = np.array([data.draw(st.integers(0, len(probabilities))) for probabilities in steps])
+        accepted = np.array([data.draw(st.integers(0, n)) for n in verified.tolist()])
+        acceptance.learn(rows, accepted, verified)
 
 
 @settings(max_examples=100, deadline=None)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aded.drafters.many import ManyDrafter
 from aded.engines.vllm.requests import Requests
-from aded.engines.vllm.sharing import SharedBudget, StepTimes
+from aded.engines.vllm.sharing import SharedBudget
 
 __all__ = ["StepDrafter"]
 
@@ -41,9 +41,7 @@ class StepDrafter:
     ) -> None:
         self._drafter, self._max_length, self._clock = drafter, max_length, clock
         self._requests = Requests(drafter.sequences)
-        self._budget = SharedBudget(drafter.sequences, least)
-        self._predicted = np.zeros(drafter.sequences)  # tokens expected to be accepted of each place's draft
-        self._drafted = np.zeros(drafter.sequences, np.int64)  # and how many it has
+        self._budget = SharedBudget(drafter.sequences, drafter.longest, least)
         self.began = self._ended = 0.0
         self._threads = ThreadPoolExecutor(1, "aded-learn")
         self._late: Future[None] | None = None
@@ -77,32 +75,28 @@ class StepDrafter:
         recent = self._drafter.recent(tokens, rows, ends)
         begun = [(int(places[i]), tokens[rows[i], : ends[i]].copy()) for i in np.flatnonzero(new).tolist()]
         old = ~new
-        self._budget.learn(places[old], fresh[old] - 1, self._predicted[places[old]])
+        self._budget.learn(places[old], fresh[old] - 1)
         late = len(rows) > _MANY
         if not late:
             self._learn(begun, places[old], recent[old], fresh[old])
         if old.any():  # else the engine may have had nothing to do in between
-            drafted, prompts = int(self._drafted[places[old]].sum()), 0
+            drafted, prompts = int(self._budget.drafted[places[old]].sum()), 0
             if new.any() or len(rows) < len(emitted):
                 prompts = max(scheduled - len(rows) - drafted, 0) if scheduled else -1
             if prompts >= 0:
                 spent = self.began - self._ended
                 self._budget.times.learn(len(rows), drafted, prompts, int(fresh.sum()), spent)
-        longest = self._drafter.longest
-        chosen, expected = np.zeros(len(rows), np.int64), np.zeros(len(rows))
         if self._budget.wants(len(rows)):
             # One token is emitted besides the draft.
-            most = np.clip(self._max_length - ends - 1, 0, longest)
+            most = np.clip(self._max_length - ends - 1, 0, self._drafter.longest)
             if late:
                 most[new] = 0  # their place is not theirs yet
             since = self._clock()
             ids, paths = self._drafter.draft(places, recent, most, self._budget.worth)
             chosen = self._budget.choose(places, paths, self._clock() - since)
-            expected = np.where(np.arange(longest) < chosen[:, None], paths, 0.0).sum(1)
             for row, draft, n in zip(rows.tolist(), ids.tolist(), chosen.tolist(), strict=True):
                 if n:
                     drafts[row] = draft[:n]
-        self._predicted[places], self._drafted[places] = expected, chosen
         if late:
             self._late = self._threads.submit(self._learn, begun, places[old], recent[old], fresh[old])
         self._ended = self._clock()
@@ -136,7 +130,9 @@ class StepDrafter:
         self._drafter.start(0, tokens[0, :0])
         self._drafter.learn(one[:0], recent[:0], one[:0])
         self._drafter.draft(0 * one, recent, one, 0.5)
-        times = StepTimes()
-        times.learn(1, 0, 0, 1, 1.0)
-        times.learn(1, 1, 0, 1, 1.0)
-        times.each(np.ones(2))
+        budget = SharedBudget(1, self._drafter.longest)
+        for drafted in (0, 1):
+            budget.times.learn(1, drafted, 0, 1, 1.0)
+        paths = np.full((1, self._drafter.longest), 0.9, np.float32)
+        budget.choose(one - 1, paths)
+        budget.learn(one - 1, one)
