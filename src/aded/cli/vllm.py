@@ -135,7 +135,9 @@ def drafting(
         print(json.dumps([asdict(result) for result in found]))
         return
     table = plain_table()
-    _columns(table, "at once", "tokens a step", "drafted", "against plain", "drafting ms", "90th percentile")
+    _columns(
+        table, "at\nonce", "tokens\na step", "drafted\na step", "against\nplain", "drafting\nms", "90th\npercentile"
+    )
     for result in found:
         table.add_row(
             str(result.requests),
