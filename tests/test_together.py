@@ -54,7 +54,10 @@ def test_the_command_reports_each_number_of_requests(tmp_path: Path) -> None:
     rows = json.loads(shown.stdout)
     assert [row["requests"] for row in rows] == [1, 3]
     assert all(row["tokens_per_step"] > 1 for row in rows)
-    assert "drafting ms" in CliRunner().invoke(app, ["vllm", "drafting", str(few), "--requests", "2"]).stdout
+    table = CliRunner().invoke(app, ["vllm", "drafting", str(few), "--requests", "2"]).stdout
+    assert "drafting" in table
+    assert "percentile" in table, "headings are whole"
+    assert max(map(len, table.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
