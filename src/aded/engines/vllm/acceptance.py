@@ -15,8 +15,8 @@ _PRIOR = 5.0  # tokens of evidence that a class is as likely as it says
 _CLASS_KEPT = 0.995  # of that evidence, after one more token of the class
 _REQUEST_PRIOR = 8.0  # tokens of evidence that a request is like all others
 _REQUEST_KEPT = 0.98  # of a request's evidence, after one more draft
-_ALL_PRIOR = 16.0
-_ALL_KEPT = 0.995
+_ALL_PRIOR = 16.0  # tokens of evidence that what is left after both is right
+_ALL_KEPT = 0.995  # of that evidence, after one more draft
 
 
 @jit
@@ -25,42 +25,41 @@ def _class(path, depth):
 
 
 @jit
-def _correct(paths, places, right, said, own_right, own_said, every, out):
+def _by_class(classes, path, depth):
+    d, b = _class(path, depth)
+    return min(path * classes[0, d, b] / classes[1, d, b], 1.0)
+
+
+@jit
+def _correct(paths, places, classes, requests, every, out):
     for i in range(len(places)):
-        factor = own_right[places[i]] / own_said[places[i]] * every[0] / every[1]
+        factor = requests[0, places[i]] / requests[1, places[i]] * every[0] / every[1]
         before = 1.0
         for j in range(paths.shape[1]):
             path = np.float64(paths[i, j])
-            if path > 0.0:
-                d, b = _class(path, j)
-                before = min(before, min(path * right[d, b] / said[d, b], 1.0) * factor)
-            else:
-                before = 0.0
+            before = min(before, _by_class(classes, path, j) * factor) if path > 0.0 else 0.0
             out[i, j] = before
 
 
 @jit
-def _learn(places, accepted, chosen, paths, corrected, right, said, own_right, own_said, every):
+def _learn(places, accepted, verified, paths, corrected, classes, requests, every):
     for i in range(len(places)):
         place = places[i]
-        if chosen[place] == 0:
+        n = verified[place]
+        if n == 0:
             continue
-        of_class = of_all = 0.0
-        for j in range(chosen[place]):
+        expected = 0.0
+        for j in range(n):  # before any of these classes learns
+            expected += _by_class(classes, np.float64(paths[place, j]), j)
+        for j in range(n):
             path = np.float64(paths[place, j])
             d, b = _class(path, j)
-            of_class += min(path * right[d, b] / said[d, b], 1.0)
-            of_all += corrected[place, j]
-        for j in range(chosen[place]):
-            path = np.float64(paths[place, j])
-            d, b = _class(path, j)
-            kept = (1.0 - _CLASS_KEPT) * _PRIOR
-            right[d, b] = _CLASS_KEPT * right[d, b] + kept + (1.0 if j < accepted[i] else 0.0)
-            said[d, b] = _CLASS_KEPT * said[d, b] + kept + path
-        own_right[place] = _REQUEST_KEPT * own_right[place] + accepted[i]
-        own_said[place] = _REQUEST_KEPT * own_said[place] + of_class
-        every[0] = _ALL_KEPT * every[0] + accepted[i]
-        every[1] = _ALL_KEPT * every[1] + of_all
+            for k, more in enumerate((1.0 if j < accepted[i] else 0.0, path)):
+                classes[k, d, b] = _CLASS_KEPT * classes[k, d, b] + (1.0 - _CLASS_KEPT) * _PRIOR + more
+        for k, more in enumerate((np.float64(accepted[i]), expected)):
+            requests[k, place] = _REQUEST_KEPT * requests[k, place] + more
+        for k, more in enumerate((np.float64(accepted[i]), corrected[place, :n].sum())):
+            every[k] = _ALL_KEPT * every[k] + more
 
 
 class Acceptance:
@@ -76,17 +75,16 @@ class Acceptance:
     """
 
     def __init__(self, places: int, longest: int) -> None:
-        self._right = np.full((_DEPTHS, len(_EDGES) + 1), _PRIOR)
-        self._said = np.full((_DEPTHS, len(_EDGES) + 1), _PRIOR)
-        self._own_right = np.full(places, _REQUEST_PRIOR)
-        self._own_said = np.full(places, _REQUEST_PRIOR)
+        # Evidence: tokens accepted, and tokens that were expected to be.
+        self._classes = np.full((2, _DEPTHS, len(_EDGES) + 1), _PRIOR)
+        self._requests = np.full((2, places), _REQUEST_PRIOR)
         self._all = np.full(2, _ALL_PRIOR)
         self._paths = np.zeros((places, longest), np.float32)
         self._corrected = np.zeros((places, longest))
 
     def begin(self, place: int) -> None:
         """A new request in a place: it is like all others until it is known better."""
-        self._own_right[place] = self._own_said[place] = _REQUEST_PRIOR
+        self._requests[:, place] = _REQUEST_PRIOR
 
     def correct(self, places: NDArray[np.int64], paths: NDArray[np.float32]) -> NDArray[np.float64]:
         """Probabilities, float64 (r, k), that tokens are accepted, from what drafts say, float32 (r, k); never rising.
@@ -94,16 +92,15 @@ class Acceptance:
         They are remembered for `learn`.
         """
         corrected = np.empty(paths.shape)
-        _correct(paths, places, self._right, self._said, self._own_right, self._own_said, self._all, corrected)
-        self._paths[places, : paths.shape[1]], self._corrected[places, : paths.shape[1]] = paths, corrected
+        _correct(paths, places, self._classes, self._requests, self._all, corrected)
+        self._paths[places], self._corrected[places] = paths, corrected
         return corrected
 
     def learn(self, places: NDArray[np.int64], accepted: NDArray[np.int64], verified: NDArray[np.int64]) -> None:
         """Take in how many tokens of drafts were accepted, int64 (r,), of as many as were verified, int64 (places,)."""
-        known = (self._right, self._said, self._own_right, self._own_said, self._all)
-        _learn(places, accepted, verified, self._paths, self._corrected, *known)
+        evidence = (self._classes, self._requests, self._all)
+        _learn(places, accepted, verified, self._paths, self._corrected, *evidence)
 
     def doubt(self, places: NDArray[np.int64]) -> None:
         """Believe a little less that these requests are unlike others: what failed before must be tried again."""
-        self._own_right[places] += (1 - _REQUEST_KEPT) * (_REQUEST_PRIOR - self._own_right[places])
-        self._own_said[places] += (1 - _REQUEST_KEPT) * (_REQUEST_PRIOR - self._own_said[places])
+        self._requests[:, places] += (1 - _REQUEST_KEPT) * (_REQUEST_PRIOR - self._requests[:, places])

@@ -60,7 +60,7 @@ def _rising(seconds, counts):
     """Make times rise with size, in place: neighbours that fall are replaced by their mean (isotonic regression)."""
     n = len(seconds)
     starts = np.empty(n, np.int64)
-    weights, levels, size = counts.copy(), seconds.copy(), 0
+    weights, levels, size = np.empty(n), np.empty(n), 0
     for i in range(n):
         starts[size], levels[size], weights[size] = i, seconds[i], counts[i]
         size += 1
@@ -75,7 +75,7 @@ def _rising(seconds, counts):
 
 
 @jit
-def _each(sizes, seconds, counts, plain_s, plain_count, with_prompts, prompt_tokens, emitted, out):
+def _each(sizes, seconds, counts, plain_s, plain_count, with_prompts, prompt_tokens, emitted):
     """See `StepTimes.each`; plain steps were not seen lately where their count is 0."""
     requests, first = emitted[0], 0
     if plain_count > 0:
@@ -85,13 +85,12 @@ def _each(sizes, seconds, counts, plain_s, plain_count, with_prompts, prompt_tok
         seconds = np.append(plain_s, seconds[first:])
         counts = np.append(plain_count, counts[first:])
     if not len(sizes):
-        out[:] = 1.0 / emitted
-        return
+        return 1.0 / emitted
     _rising(seconds, np.minimum(counts, 1.0 / _RATE))
     tokens = requests + np.arange(len(emitted))
     full = np.minimum(with_prompts, 1.0 / emitted)
     along = np.interp(tokens + prompt_tokens / np.maximum(full, 1e-9), sizes, seconds)
-    out[:] = (1.0 / emitted - full) * np.interp(tokens, sizes, seconds) + full * along
+    return (1.0 / emitted - full) * np.interp(tokens, sizes, seconds) + full * along
 
 
 class StepTimes:
@@ -142,6 +141,5 @@ class StepTimes:
         """
         plain = self._plain.recall(int(emitted[0]), self._steps) or (0.0, 0)
         prompts = (self._with_prompts / self._emitted, self._prompt_tokens / self._emitted)
-        each = np.empty(len(emitted))
-        _each(*self._others.known(self._steps), *plain, *prompts, emitted, each)
+        each: NDArray[np.float64] = _each(*self._others.known(self._steps), *plain, *prompts, emitted)
         return each
