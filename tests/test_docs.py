@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from aded.cli import app
 from aded.traces import read_prompts
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 

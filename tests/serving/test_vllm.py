@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from support import paths
+
 pytest.importorskip("vllm", reason="vLLM is not installed here: make vllm-test")
 MODEL = os.environ.get("ADED_TEST_MODEL", "")
 pytestmark = pytest.mark.skipif(not MODEL, reason="ADED_TEST_MODEL names no model: make vllm-test")
@@ -20,10 +22,7 @@ pytestmark = pytest.mark.skipif(not MODEL, reason="ADED_TEST_MODEL names no mode
 ADED = {"method": "custom_class", "model": "aded.engines.vllm.AdedProposer", "num_speculative_tokens": 6}
 # float32: there a pass over several tokens agrees with one over one to six digits.
 EXACT = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "gpu_memory_utilization": 0.3}
-PROMPTS = [
-    json.loads(line)["turns"][0]
-    for line in (Path(__file__).parents[1] / "data" / "prompts.jsonl").read_text().splitlines()
-][:16]
+PROMPTS = [json.loads(line)["turns"][0] for line in paths.PROMPTS.read_text().splitlines()][:16]
 
 
 def run_engine(

@@ -13,8 +13,8 @@ from aded.budget import MAX_NODES, CostCurve
 from aded.cli import app
 from aded.traces import Trace
 from aded.traces.regret import regret
+from support.paths import SHIPPED
 
-SHIPPED = Path(__file__).parent / "data" / "smollm2.trace.safetensors"
 CURVES = {
     "free": CostCurve([1], [1.0]),
     "gentle": CostCurve([1, 8, 16, 65], [26.6, 31.4, 38.3, 90.8]),

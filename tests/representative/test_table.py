@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 
 from aded import Representative, StateFileError
 from aded.representative import Blend, Trust, windows
-from aded.search import best_first, mcts
-
-TEXTS = st.lists(st.integers(0, 12), min_size=0, max_size=80)
-
-
-def small(**options) -> Representative:
-    return Representative(**{"memory_mb": 0.25, "vocab_size": 64, "fingerprint": "a", **options})
-
-
-def predict(table: Representative, context: list[int]) -> list[tuple[int, float]]:
-    return Blend([table]).predict(context)
+from aded.search import best_first
+from support.tables import TEXTS, predict, small
 
 
 @given(TEXTS)
@@ -30,18 +21,6 @@ def test_text_once_learned_is_predicted(tokens: list[int]) -> None:
     table.learn_text(tokens)
     for i in range(1, len(tokens)):
         assert tokens[i] in dict(predict(table, tokens[:i]))
-
-
-@given(TEXTS)
-def test_a_prediction_is_a_distribution_sorted_by_probability(tokens: list[int]) -> None:
-    table = small()
-    table.learn_text(tokens)
-    table.learn_text(tokens)
-    found = predict(table, tokens[-5:])
-    probs = [p for _, p in found]
-    assert sum(probs) <= 1.0 + 1e-4
-    assert probs == sorted(probs, reverse=True)
-    assert len(dict(found)) == len(found)
 
 
 @given(TEXTS, st.integers(1, 5), st.integers(0, 20))
@@ -134,27 +113,6 @@ def test_merging_keeps_what_both_know() -> None:
     assert predict(a, [4, 5])[0][0] == 6
 
 
-@pytest.mark.parametrize("search", [best_first, mcts])
-@given(tokens=TEXTS, budget=st.integers(0, 40))
-def test_a_search_returns_a_valid_tree_within_its_budget(search, tokens: list[int], budget: int) -> None:
-    table = small()
-    table.learn_text(tokens)
-    tree = search(Blend([table]), np.asarray(tokens[-8:], np.int32), budget)
-    tree.validate()
-    assert len(tree) <= budget
-
-
-def test_best_first_takes_the_likeliest_paths() -> None:
-    table = small(orders=(1,))
-    ids, probs = np.array([[2, 3]], np.int32), np.array([[0.9, 0.1]], np.float32)
-    for token in (1, 2, 3):
-        table.learn(np.array([[token]], np.int32), ids, probs)
-    tree = best_first(Blend([table], Trust((1,), 1, (0.0,))), np.array([1], np.int32), 4)
-    assert tree.tokens.tolist() == [2, 2, 2, 2]
-    assert tree.is_chain
-    assert np.exp(tree.log_probs) == pytest.approx([0.9, 0.81, 0.729, 0.6561], rel=1e-3)
-
-
 def test_two_threads_draft_and_learn_from_one_state() -> None:
     table = small(memory_mb=1)
     errors: list[Exception] = []
@@ -183,40 +141,3 @@ def test_two_threads_draft_and_learn_from_one_state() -> None:
 def test_settings_that_make_no_table_are_refused(options) -> None:
     with pytest.raises(ValueError):
         Representative(**{"orders": (1, 2), **options})
-
-
-def test_trust_made_for_other_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="doubts"):
-        Trust((1, 2), 1, (0.1,))
-    with pytest.raises(ValueError, match="other layers"):
-        Blend([small(), small()], Trust(small().orders, 1, [1.0] * len(small().orders)))
-
-
-def test_trust_goes_to_the_layer_that_proves_right() -> None:
-    right, wrong = small(orders=(1,)), small(orders=(1,))
-    right.learn_text([1, 2])
-    wrong.learn_text([1, 3])
-    blend = Blend([wrong, right], Trust((1,), 2, (1.0,)))
-    assert blend.predict([1])[0][0] == 3
-    for _ in range(100):
-        blend.trust.learn(blend, np.array([[1]], np.int32), np.array([2], np.int32))
-    assert blend.predict([1])[0][0] == 2
-
-
-def test_a_choice_never_made_teaches_no_trust() -> None:
-    table = small()
-    table.learn_text([1, 2])
-    blend = Blend([table])
-    before = blend.trust.shares.copy()
-    blend.trust.learn(blend, np.array([[1]], np.int32), np.array([-1], np.int32))
-    assert np.array_equal(blend.trust.shares, before)
-
-
-def test_a_layer_of_its_own_comes_before_a_shared_one() -> None:
-    own, shared = small(), small()
-    shared.learn_text([1, 2, 3] * 9)
-    own.learn_text([1, 2, 4])
-    found = dict(Blend([own, shared]).predict([1, 2]))
-    assert found[4] > 0
-    assert found[3] > 0
-    assert sum(found.values()) <= 1 + 1e-4

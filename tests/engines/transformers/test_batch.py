@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 import aded
 from aded.engines.transformers.sampling import SharedNoise
-from oracle import Oracle
-from test_architectures import FAMILIES, build
-from test_generate import Recorder
+from support.models import CHAINS_ONLY, FAMILIES, build
+from support.oracle import Oracle
+from support.streamers import Recorder
 
-CHAINS_ONLY = ("falcon-alibi", "bloom", "mpt")
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3], [8, 9, 7, 9, 3], [2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8]]
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
@@ -23,18 +22,14 @@ from aded.corpus.text import Block, blocks_of_files, blocks_of_texts, learn_bloc
 from aded.engines.transformers.models import Loaded, load
 from aded.representative import Blend
 from aded.traces import Trace
-from test_architectures import build
-from test_traces import SHIPPED
-
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "home"]
+from support.models import build
+from support.paths import SHIPPED
+from support.tokenizers import WORDS, word_level
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>")
+    return word_level()
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import torch
 import transformers as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers.generation.streamers import BaseStreamer
 
 import aded
 from aded.engines.transformers.engine import likeliest
-from oracle import Oracle
-from test_architectures import PROMPT, build
+from support.models import PROMPT, build
+from support.oracle import Oracle
+from support.streamers import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +35,6 @@ class SeenTwice(tf.StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         new = input_ids[0, PROMPT.shape[1] :].tolist()
         return torch.tensor([len(new) > 10 and new.count(new[-1]) >= 2])
-
-
-class Recorder(BaseStreamer):
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-        self.ended = 0
-
-    def put(self, value: torch.Tensor) -> None:
-        self.seen.extend(value.flatten().tolist())
-
-    def end(self) -> None:
-        self.ended += 1
 
 
 def pair(model: Any, seed: int = 5, **options: Any) -> tuple[Any, Any, aded.Stats]:

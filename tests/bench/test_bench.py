@@ -18,8 +18,8 @@ from aded.bench.summary import acceptance_by_depth, summarise
 from aded.cli import app
 from aded.engines.transformers.models import Loaded
 from aded.traces import Prompt
-from test_architectures import build
-from test_traces import _Words
+from support.models import build
+from support.tokenizers import Words
 
 NAMES = ["adaptive", "token-recycling", "hf-prompt-lookup", "none"]
 PROMPTS = [Prompt("1", "talk", ("abcabcabc", "and more")), Prompt("2", "copy", ("xyxyxyxyxy",))]
@@ -27,7 +27,7 @@ PROMPTS = [Prompt("1", "talk", ("abcabcabc", "and more")), Prompt("2", "copy", (
 
 @pytest.fixture(scope="module")
 def entrants() -> list[Contender]:
-    return contenders(NAMES, Loaded("tiny", build("llama"), _Words()), 8)
+    return contenders(NAMES, Loaded("tiny", build("llama"), Words()), 8)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,7 @@ from aded.bench.together import together
 from aded.budget import CostCurve
 from aded.cli import app
 from aded.traces import Trace
-
-SHIPPED = Path(__file__).parent / "data" / "smollm2.trace.safetensors"
+from support.paths import PROMPTS, SHIPPED
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +72,7 @@ def test_a_comparison_that_cannot_be_made_says_why(
     options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aded.bench.serving._vllm", lambda: "/nowhere/vllm")
-    prompts = str(Path(__file__).parent / "data" / "prompts.jsonl")
-    shown = CliRunner().invoke(app, ["vllm", "compare", "--prompts", prompts, "--model", "m", *options])
+    shown = CliRunner().invoke(app, ["vllm", "compare", "--prompts", str(PROMPTS), "--model", "m", *options])
     assert isinstance(shown.exception, AdedError)
     assert message in str(shown.exception)
 

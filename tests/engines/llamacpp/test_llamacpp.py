@@ -19,7 +19,8 @@ import aded
 from aded import DraftTree
 from aded.cli import app
 from aded.traces.trace import Trace
-from oracle import Oracle
+from support.oracle import Oracle
+from support.paths import ROOT
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="make llamacpp builds it")
 
@@ -367,7 +368,7 @@ def test_state_learned_with_one_engine_serves_the_other(loaded: LoadedLlama) -> 
 
 
 def test_the_examples_of_the_page_run() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "llamacpp.md").read_text()
+    page = (ROOT / "docs" / "llamacpp.md").read_text()
     names: dict[str, Any] = {}
     for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(example.replace("model.gguf", str(aded.engines.embedded.embedded_file())), names)

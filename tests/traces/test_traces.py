@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -19,9 +18,9 @@ from aded.engines.transformers.models import Loaded
 from aded.traces import Trace, TracedSequence, read_prompts
 from aded.traces.record import record
 from aded.traces.replay import replay
-from test_architectures import build
-
-SHIPPED = Path(__file__).parent / "data" / "smollm2.trace.safetensors"
+from support.models import build
+from support.paths import SHIPPED
+from support.tokenizers import Words
 
 IDS = st.lists(st.integers(0, 70_000), min_size=1, max_size=12)
 
@@ -148,25 +147,9 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
         read_prompts(tmp_path / "bad.jsonl")
 
 
-class _Words:
-    """The least a tokenizer must do."""
-
-    chat_template = None
-    pad_token_id = 0
-
-    def get_vocab(self) -> dict[str, int]:
-        return {str(i): i for i in range(100)}
-
-    def __call__(self, text: str, return_tensors: str = "") -> dict[str, torch.Tensor]:
-        return {"input_ids": torch.tensor([[ord(c) % 39 + 1 for c in text]])}
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        return "".join(chr(97 + i % 26) for i in ids)
-
-
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
-    return Loaded("tiny", build("llama"), _Words())
+    return Loaded("tiny", build("llama"), Words())
 
 
 def test_a_recording_is_plain_decoding_with_the_likeliest_tokens(loaded: Loaded, tmp_path: Path) -> None:

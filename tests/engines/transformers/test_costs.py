@@ -17,7 +17,8 @@ from aded.budget import MAX_NODES, CostCurve
 from aded.cli import app
 from aded.engines.transformers.costs import cost_curve
 from aded.engines.transformers.parts import step_parts
-from test_architectures import build
+from support.models import build
+from support.tokenizers import word_level
 
 
 @pytest.fixture
@@ -101,13 +102,7 @@ def test_measurements_that_disagree_are_not_steady(noise: float) -> None:
 
 
 def test_the_command_prints_what_it_measured(folder: Path, measured: dict[str, Any], tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    from test_corpus import WORDS  # a tokenizer of the same few words
-
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", *WORDS])}, unk_token="<unk>"))
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(folder)
+    word_level().save_pretrained(folder)
     shown = CliRunner().invoke(app, ["calibrate", "--model", str(folder), "--dtype", "float32", "--json"])
     assert shown.exit_code == 0, shown.output
     assert json.loads(shown.stdout)["step_cost"]["seconds"][0] == 0.5

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import aded
+from support import paths
 
 PROMPTS = [
     "Write a Python function that merges two sorted lists.",
@@ -63,14 +61,11 @@ def test_a_seeded_sample_is_the_same(embedded, seed: int) -> None:
     assert torch.equal(plain, ours)
 
 
-SPEC_BENCH = Path(__file__).parents[2] / "shared" / "data" / "spec_bench" / "question.jsonl"
-
-
-@pytest.mark.skipif(not SPEC_BENCH.is_file(), reason="the Spec-Bench prompts are not beside this checkout")
 def test_twenty_benchmark_prompts_give_the_models_own_output(embedded) -> None:
     """By induction: each token is the best after those before it. One plain pass over them all says so."""
     model, tokenizer = embedded
-    questions = [json.loads(line) for line in SPEC_BENCH.read_text().splitlines()][::24][:20]
+    questions = [json.loads(line) for line in paths.PROMPTS.read_text().splitlines()][:20]
+    assert len(questions) == 20
     drafter = aded.create_drafter("adaptive")
     for question in questions:
         inputs = encode(tokenizer, question["turns"][0][:2000])
@@ -83,53 +78,3 @@ def test_twenty_benchmark_prompts_give_the_models_own_output(embedded) -> None:
         assert torch.equal(scores.argmax(-1), ours[:, prompt:]), question["question_id"]
         whole = ours.shape[1] == prompt + 128
         assert whole or ours[0, -1] == model.generation_config.eos_token_id, question["question_id"]
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "aded.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_the_command_line_answers_in_json(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    options = [
-        "--json",
-        "--compare",
-        "--dtype",
-        "float32",
-        "--max-new-tokens",
-        "24",
-        "--nodes",
-        "8",
-        "--state",
-        str(state),
-    ]
-    result = run("generate", PROMPTS[0], *options)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout)
-    assert figures["identical"] is True
-    assert figures["tokens"] == 24
-    assert figures["steps"] <= figures["tokens"]
-    assert {"text", "mean_accepted_tokens", "tokens_per_second", "time_to_first_token_s"} <= figures.keys()
-    assert {"baseline_tokens_per_second", "speedup"} <= figures.keys()
-    again = json.loads(run("generate", PROMPTS[0], *options).stdout)
-    assert again["text"] == figures["text"]
-    assert again["steps"] < figures["steps"]  # the state was kept
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--model", "/no/such/model"], "cannot load the model"),
-        (["--drafter", "nothing"], "choose one of adaptive"),
-        (["--nodes", "many"], "whole number"),
-        (["--dtype", "int3"], "choose one of float32"),
-        (["--state", __file__], "state file"),
-    ],
-)
-def test_a_wrong_option_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
-    result = run("generate", "hello", *arguments)
-    assert result.returncode == 2
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr

@@ -13,10 +13,9 @@ import aded
 from aded.engines.transformers.linear import swap
 from aded.engines.transformers.linear.widening import WideningLinear
 from aded.engines.transformers.steps import SIZES
-from oracle import Oracle
-from test_architectures import build
+from support.models import CHAINS_ONLY, PROMPT, build
+from support.oracle import Oracle
 
-CHAINS_ONLY = ("falcon-alibi", "bloom", "mpt")
 KINDS = (
     "llama",
     "mistral-sliding",
@@ -27,7 +26,6 @@ KINDS = (
     "gpt2",
     "cohere2",
 )  # each attends otherwise
-PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]])
 
 
 class Traced:
