@@ -31,17 +31,32 @@ def test_the_python_examples_run_and_change_no_output(embedded) -> None:
         assert torch.equal(names["output"], plain)
 
 
+def commands() -> list[list[str]]:
+    """The words of every `aded` command in a code block, fenced or indented, with or without the folder before it."""
+    found = []
+    for page in PAGES:
+        joined = page.replace("\\\n", " ")
+        blocks = re.findall(r"^```sh\n(.*?)^```", joined, re.DOTALL | re.MULTILINE)
+        blocks += re.findall(
+            r"^    .*$", re.sub(r"^```.*?^```", "", joined, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+        )
+        for line in "\n".join(blocks).splitlines():
+            if command := re.match(r" *(?:\.venv/bin/)?aded (.*)", line):
+                found.append(shlex.split(command[1], comments=True))
+    return found
+
+
 def test_the_commands_and_options_they_name_exist() -> None:
-    joined = "\n".join(PAGES).replace("\\\n", " ")
-    commands = re.findall(r"^ *\.venv/bin/aded (.*)$", joined, re.MULTILINE)
-    assert len(commands) >= 10
-    for command in commands:
-        words = shlex.split(command)
-        verb = words[: 2 if words[0] in ("trace", "corpus") else 1]
+    found, groups = commands(), ("trace", "corpus", "vllm")
+    assert len(found) >= 20
+    assert {words[0] for words in found} > set(groups)
+    for words in found:
+        verb = words[: 2 if words[0] in groups else 1]
         shown = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
-        assert shown.exit_code == 0, command
-        for option in (word for word in words if word.startswith("--")):
-            assert option in re.sub(r"\x1b\[[0-9;]*m", "", shown.output), option
+        assert shown.exit_code == 0, words
+        options = set(re.findall(r"--[a-z][a-z-]*", re.sub(r"\x1b\[[0-9;]*m", "", shown.output)))
+        for option in (word.partition("=")[0] for word in words if re.match(r"--[a-z-]+(=|$)", word)):
+            assert option in options, (words, option)
 
 
 def test_links_between_pages_lead_somewhere() -> None:
