@@ -63,6 +63,7 @@ def test_samples_and_batches_are_plain_decodings_too(entrants: list[Contender]) 
         groups = live.measure(entrants[0].loaded, ours, PROMPTS, repeats=2, max_new_tokens=20, **options)
         runs = [run for group in groups for run in group]
         assert all(run.identical for run in runs)
+        assert any(sum(run.accepted) for run in runs if run.contender == "adaptive")
         if "batch_size" in options:
             assert {run.prompt for run in runs} == {"1-2"}
             assert all(run.tokens == 40 for run in runs)

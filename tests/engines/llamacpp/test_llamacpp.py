@@ -106,6 +106,7 @@ def test_greedy_output_is_llama_cpps_own(loaded: LoadedLlama, text: str) -> None
     undo()
     same_or_tied(llama, ids, plain, ours)
     assert stats.steps < 64, "some of what was drafted is accepted"
+    assert stats.drafted > stats.accepted
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,7 @@ def test_in_float32_every_token_is_llama_cpps_own(exact: LoadedLlama, options: d
         undo()
         assert ours == plain
         assert stats.steps < 18, "much of what was drafted is accepted"
+        assert stats.drafted > stats.accepted
 
 
 def test_in_float32_a_tree_gives_each_node_the_scores_of_its_own_path(exact: LoadedLlama) -> None:
@@ -187,11 +189,12 @@ def test_completions_chat_and_streaming_are_unchanged(loaded: LoadedLlama) -> No
         text = llama.create_completion("One, two, three,", stop=["ten"], **settings)
         return [chat["choices"][0], "".join(streamed), text["choices"][0], text["usage"]]
 
-    plain = all_three()
-    undo = llamacpp.accelerate(llama)
+    plain, stats = all_three(), aded.Stats()
+    undo = llamacpp.accelerate(llama, stats=stats)
     ours = all_three()
     undo()
     assert ours == plain
+    assert 0 < stats.accepted < stats.drafted
 
 
 def test_a_conversation_evaluates_only_what_is_new(loaded: LoadedLlama) -> None:
@@ -219,7 +222,8 @@ def prompt_start(llama: Any, count: int) -> list[int]:
 def test_stopping_leaves_only_what_was_handed_over(loaded: LoadedLlama) -> None:
     llama, ids = loaded.llama, prompt(loaded, TEXTS[1])
     plain = emitted(llama, ids, 20)
-    undo = llamacpp.accelerate(llama, drafter=Knowing(plain), nodes=8)
+    knowing = Knowing(plain)
+    undo = llamacpp.accelerate(llama, drafter=knowing, nodes=8)
     for count in (1, 2, 3, 7):
         assert emitted(llama, ids, count) == plain[:count]
         assert llama.n_tokens == len(ids) + count - 1
@@ -228,6 +232,7 @@ def test_stopping_leaves_only_what_was_handed_over(loaded: LoadedLlama) -> None:
         assert llama_cpp.llama_memory_seq_pos_max(memory, 0) == llama.n_tokens - 1
         assert llama_cpp.llama_memory_seq_pos_max(memory, 1) == -1
     undo()
+    assert 0 < knowing.oracle.accepted < knowing.oracle.drafted
 
 
 def test_criteria_and_processors_are_honoured(loaded: LoadedLlama) -> None:
@@ -249,10 +254,12 @@ def test_criteria_and_processors_are_honoured(loaded: LoadedLlama) -> None:
         return said, watched
 
     plain = run()
-    undo = llamacpp.accelerate(llama, drafter=Knowing(plain[0]), nodes=8)
+    stats = aded.Stats()
+    undo = llamacpp.accelerate(llama, drafter=Knowing(plain[0]), nodes=8, stats=stats)
     ours = run()
     undo()
     assert ours == plain
+    assert 0 < stats.accepted < stats.drafted
     assert len(plain[0]) == 9
 
 
@@ -278,9 +285,13 @@ def test_log_probabilities_need_no_more_than_before() -> None:
     made = llama_cpp.Llama(str(aded.engines.embedded.embedded_file()), n_ctx=256, logits_all=True, verbose=False)
     settings: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0, "logprobs": 3}
     plain = made.create_completion("One, two, three,", **settings)["choices"][0]["logprobs"]
-    undo = llamacpp.accelerate(made)
+    made.reset()
+    said = emitted(made, made.tokenize(b"One, two, three,"), 12)
+    stats = aded.Stats()
+    undo = llamacpp.accelerate(made, drafter=Knowing(said), nodes=8, stats=stats)
     ours = made.create_completion("One, two, three,", **settings)["choices"][0]["logprobs"]
     undo()
+    assert 0 < stats.accepted < stats.drafted
     assert ours["tokens"] == plain["tokens"]
     assert np.allclose(ours["token_logprobs"], plain["token_logprobs"], atol=0.2)
 
@@ -322,6 +333,7 @@ def test_a_runner_answers_and_compares(loaded: LoadedLlama) -> None:
     compared = runner.compare(ids, plain, ours, **settings)
     assert compared["identical"] or compared["tie"]
     assert len(ours.stats.from_draft) == ours.tokens <= 40
+    assert 0 < ours.stats.accepted < ours.stats.drafted
 
 
 def test_the_command_line_runs_on_llama_cpp(tmp_path: Path) -> None:

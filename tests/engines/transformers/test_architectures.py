@@ -10,7 +10,7 @@ import transformers as tf
 
 import aded
 from support.models import CHAINS_ONLY, ENDS, FAMILIES, PROMPT, build
-from support.oracle import Oracle
+from support.oracle import Chain, Oracle
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 36, "pad_token_id": 0}
 
@@ -32,12 +32,11 @@ def test_output_is_the_models_own(family: str, seed: int | None) -> None:
     oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
     told = generate(model, seed, custom_generate=aded.generate, drafter=oracle, nodes=12, stats=stats)
     assert torch.equal(plain, told)
+    assert stats.drafted > stats.accepted
     if family not in CHAINS_ONLY:  # these verify the first of equal siblings: the wrong one
         assert stats.steps < stats.tokens / 3
         return
-    chain = Oracle(oracle.answer)
-    chain.draft = lambda most: aded.DraftTree.chain(chain.answer[chain.position : chain.position + 4])  # type: ignore
-    stats = aded.Stats()
+    stats, chain = aded.Stats(), Chain(oracle.answer)
     told = generate(model, seed, custom_generate=aded.generate, drafter=chain, nodes=12, stats=stats)
     assert torch.equal(plain, told)
     assert stats.steps < stats.tokens / 3
@@ -48,8 +47,10 @@ def test_eager_attention_gives_the_models_own_output(family: str) -> None:
     model = build(family)
     model.set_attn_implementation("eager")
     plain = generate(model, None)
-    oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
-    assert torch.equal(plain, generate(model, None, custom_generate=aded.generate, drafter=oracle, nodes=12))
+    stats, oracle = aded.Stats(), Oracle(plain[0, PROMPT.shape[1] :].tolist())
+    ours = generate(model, None, custom_generate=aded.generate, drafter=oracle, nodes=12, stats=stats)
+    assert torch.equal(plain, ours)
+    assert 0 < stats.accepted < stats.drafted
 
 
 @pytest.mark.parametrize("seed", [None, 3], ids=["greedy", "sampled"])
@@ -57,8 +58,10 @@ def test_a_static_cache_gives_the_models_own_output(seed: int | None) -> None:
     model = build("llama")
     static = {"cache_implementation": "static", "disable_compile": True}
     plain = generate(model, seed, **static)
-    oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
-    assert torch.equal(plain, generate(model, seed, **static, custom_generate=aded.generate, drafter=oracle, nodes=12))
+    stats, oracle = aded.Stats(), Oracle(plain[0, PROMPT.shape[1] :].tolist())
+    ours = generate(model, seed, **static, custom_generate=aded.generate, drafter=oracle, nodes=12, stats=stats)
+    assert torch.equal(plain, ours)
+    assert 0 < stats.accepted < stats.drafted
 
 
 UNSUPPORTED = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import aded
 from aded.engines.transformers.sampling import SharedNoise
 from support.models import CHAINS_ONLY, FAMILIES, build
-from support.oracle import Oracle
+from support.oracle import Uneven
 from support.streamers import Recorder
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6], [5, 3], [8, 9, 7, 9, 3], [2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8]]
@@ -27,21 +27,10 @@ def padded(prompts: Sequence[Sequence[int]] = PROMPTS) -> dict[str, torch.Tensor
     return {"input_ids": ids, "attention_mask": mask}
 
 
-class Uneven:
-    """Knows every row's answer, and drafts more of it for some rows than for others."""
-
-    top_k = 0
-
-    def __init__(self, answers: Sequence[Sequence[int]]) -> None:
-        self.answers, self.started = answers, 0
-
-    def start(self, prompt: Sequence[int]) -> Any:
-        row = self.started
-        self.started += 1
-        return Oracle(self.answers[row], depth=1 + 2 * row % 5).start(prompt)
-
-
-def pair(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> tuple[torch.Tensor, torch.Tensor, aded.Stats]:
+def pair(
+    model: Any, inputs: dict[str, torch.Tensor], *, nodes: Any = 12, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor, aded.Stats]:
+    """The same call without us and with a drafter that knows every row's answer among wrong branches."""
     options = {"max_new_tokens": 30, "pad_token_id": 0, "do_sample": False, **options}
     torch.manual_seed(5)
     plain = model.generate(**inputs, **options)
@@ -50,9 +39,11 @@ def pair(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> tuple[t
     stats = aded.Stats()
     torch.manual_seed(5)
     ours = model.generate(
-        **inputs, **options, custom_generate=aded.generate, drafter=Uneven(answers), nodes=12, stats=stats
+        **inputs, **options, custom_generate=aded.generate, drafter=Uneven(answers), nodes=nodes, stats=stats
     )
     assert torch.equal(torch.get_rng_state(), state), "the generator is left where plain decoding leaves it"
+    if options["max_new_tokens"] > 1:
+        assert 0 < stats.accepted < stats.drafted
     return plain, ours, stats
 
 
@@ -68,10 +59,14 @@ def test_rows_are_the_models_own(family: str, seed: int | None) -> None:
 
 def test_rows_are_those_of_the_prompts_alone() -> None:
     model, options = build("llama"), {"max_new_tokens": 30, "pad_token_id": 0, "do_sample": False}
-    together = model.generate(**padded(), **options, custom_generate=aded.generate, nodes=12)
-    for prompt, row in zip(PROMPTS, together.tolist(), strict=True):
-        alone = model.generate(torch.tensor([prompt]), **options)
-        assert row[-30:] == alone[0, len(prompt) :].tolist()
+    alone = [model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist() for prompt in PROMPTS]
+    for drafter in (aded.create_drafter("adaptive"), Uneven(alone, top_k=8)):
+        stats = aded.Stats()
+        together = model.generate(
+            **padded(), **options, custom_generate=aded.generate, drafter=drafter, nodes=12, stats=stats
+        )
+        assert [row[-30:] for row in together.tolist()] == alone
+    assert 0 < stats.accepted < stats.drafted
 
 
 @pytest.mark.parametrize("sample", [False, True])
@@ -81,9 +76,14 @@ def test_rows_end_each_at_its_own_end(sample: bool) -> None:
     width = padded()["input_ids"].shape[1]
     for row, position in [(0, 3), (1, 9), (2, 17), (3, 5)]:
         end = int(free[row, width + position])
-        plain, ours, stats = pair(model, padded(), do_sample=sample, eos_token_id=[end, int(free[1, width + 12])])
+        ends = [end, int(free[1, width + 12])]
+        plain, ours, stats = pair(model, padded(), do_sample=sample, eos_token_id=ends)
         assert torch.equal(plain, ours)
-        assert stats.tokens <= (plain[:, width:].numel())
+        lengths = [
+            next((i + 1 for i, token in enumerate(said) if token in ends), 30) for said in plain[:, width:].tolist()
+        ]
+        assert stats.tokens == sum(lengths)
+        assert len(set(lengths)) > 1
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,13 @@ def test_rows_end_each_at_its_own_end(sample: bool) -> None:
     ids=lambda options: "-".join(options),
 )
 def test_options_hold_for_every_row(options: dict[str, Any]) -> None:
-    model = build("llama")
+    model, options = build("llama"), {"max_new_tokens": 24, **options}
+    plain, ours, stats = pair(model, padded(), **options)
+    assert torch.equal(plain, ours)
+    assert stats.tokens == 4 * options["max_new_tokens"]
+    options = {"pad_token_id": 0, "do_sample": False, **options}
     nodes = options.pop("nodes", 12)
-    options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False, **options}
-    torch.manual_seed(1)
-    plain = model.generate(**padded(), **options)
-    torch.manual_seed(1)
+    torch.manual_seed(5)
     assert torch.equal(plain, model.generate(**padded(), **options, custom_generate=aded.generate, nodes=nodes))
 
 
@@ -116,20 +117,26 @@ def test_several_samples_of_one_prompt() -> None:
 def test_a_streamer_sees_a_batch_one_position_at_a_time() -> None:
     model = build("llama")
     free, _, _ = pair(model, padded())
+    width = padded()["input_ids"].shape[1]
     options: dict[str, Any] = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
-    options["eos_token_id"] = int(free[2, padded()["input_ids"].shape[1] + 4])
-    plain, ours = Recorder(), Recorder()
+    options["eos_token_id"] = int(free[2, width + 4])
+    plain, ours, stats = Recorder(), Recorder(), aded.Stats()
     model.generate(**padded(), streamer=plain, **options)
-    model.generate(**padded(), streamer=ours, custom_generate=aded.generate, nodes=12, **options)
+    options |= {"drafter": Uneven(free[:, width:].tolist(), top_k=8), "nodes": 12, "stats": stats}
+    model.generate(**padded(), streamer=ours, custom_generate=aded.generate, **options)
     assert plain.seen == ours.seen
     assert ours.ended == 1
+    assert 0 < stats.accepted < stats.drafted
 
 
 def test_a_dictionary_is_returned_where_asked_for() -> None:
     model, options = build("llama"), {"max_new_tokens": 8, "pad_token_id": 0, "return_dict_in_generate": True}
     plain = model.generate(**padded(), do_sample=False, **options)
+    stats, knowing = aded.Stats(), Uneven(plain.sequences[:, padded()["input_ids"].shape[1] :].tolist(), top_k=8)
+    options |= {"drafter": knowing, "nodes": 12, "stats": stats}
     ours = model.generate(**padded(), do_sample=False, custom_generate=aded.generate, **options)
     assert torch.equal(plain.sequences, ours.sequences)
+    assert 0 < stats.accepted < stats.drafted
 
 
 def only_low(batch: int, ids: torch.Tensor) -> list[int]:

@@ -66,6 +66,7 @@ def pair(model: Any, traced: Traced, prompt: torch.Tensor = PROMPT, depth: int =
     )
     assert ours.tolist() == plain.tolist()
     assert torch.equal(torch.get_rng_state(), state)
+    assert 0 < stats.accepted < stats.drafted
     return stats
 
 
@@ -122,6 +123,7 @@ def test_two_answers_at_once_have_caches_of_their_own() -> None:
     model, traced = build("llama"), Traced()
     expected = model.generate(PROMPT, max_new_tokens=20, do_sample=False, pad_token_id=0)[0, 11:].tolist()
     inside: list[list[int]] = []
+    stats = aded.Stats()
 
     class Nested:
         top_k = 0
@@ -135,9 +137,10 @@ def test_two_answers_at_once_have_caches_of_their_own() -> None:
 
     options: dict[str, Any] = {"compile": True, "compile_config": traced.config, "do_sample": False, "pad_token_id": 0}
     ours = model.generate(
-        PROMPT, max_new_tokens=20, custom_generate=aded.generate, drafter=Nested(), nodes=6, **options
+        PROMPT, max_new_tokens=20, custom_generate=aded.generate, drafter=Nested(), nodes=6, stats=stats, **options
     )
     assert ours[0, 11:].tolist() == expected
+    assert 0 < stats.accepted < stats.drafted
 
 
 def test_a_batch_is_refused() -> None:
@@ -149,9 +152,11 @@ def test_accelerate_compiles_too() -> None:
     model, traced = build("llama"), Traced()
     options: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0}
     plain = model.generate(PROMPT, **options)
-    undo = aded.accelerate(model, compile=True, nodes=4)
+    oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
+    undo = aded.accelerate(model, compile=True, drafter=oracle, nodes=4)
     assert model.generate(PROMPT, **options, compile_config=traced.config).tolist() == plain.tolist()
     assert traced.tokens
+    assert 0 < oracle.accepted < oracle.drafted
     undo()
 
 
@@ -173,11 +178,13 @@ def test_other_linear_kernels_run_inside_a_compiled_pass(monkeypatch: pytest.Mon
     options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "nodes": 4}
     eager = model.generate(PROMPT, custom_generate=aded.generate, **options)
     ran.clear()
-    options |= {"compile": True, "compile_config": traced.config}
+    stats = aded.Stats()
+    options |= {"compile": True, "compile_config": traced.config, "stats": stats}
     for _ in range(2):
         assert model.generate(PROMPT, custom_generate=aded.generate, **options).tolist() == eager.tolist()
     assert set(ran) <= {*SIZES, PROMPT.shape[1]}
     assert len(ran) > 2 * 12
+    assert 0 < stats.accepted < stats.drafted, "the model said the same before"
     assert len(traced.tokens) <= 2, "what was compiled holds for the next call"
 
 
@@ -187,5 +194,7 @@ def test_the_compiler_gives_the_same_output() -> None:
     options: dict[str, Any] = {"max_new_tokens": 30, "do_sample": False, "pad_token_id": 0}
     plain = model.generate(PROMPT, **options)
     oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist(), depth=3)
-    ours = model.generate(PROMPT, **options, custom_generate=aded.generate, compile=True, drafter=oracle, nodes=6)
+    options |= {"drafter": oracle, "nodes": 6, "stats": (stats := aded.Stats())}
+    ours = model.generate(PROMPT, **options, custom_generate=aded.generate, compile=True)
     assert ours.tolist() == plain.tolist()
+    assert 0 < stats.accepted < stats.drafted

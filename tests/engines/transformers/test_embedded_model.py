@@ -27,12 +27,16 @@ def encode(tokenizer, text: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("drafter", ["adaptive", "paper", "prompt-lookup", "token-recycling", "none"])
 def test_every_drafter_gives_the_models_own_greedy_output(embedded, drafter: str) -> None:
     model, tokenizer = embedded
-    inputs = encode(tokenizer, PROMPTS[2])
+    inputs = encode(tokenizer, "Write a poem in which every line begins with: The river")
     plain = model.generate(**inputs, max_new_tokens=48, do_sample=False)
-    ours = model.generate(
-        **inputs, max_new_tokens=48, do_sample=False, custom_generate=aded.generate, drafter=drafter, nodes=7
-    )
+    stats = aded.Stats()
+    options = {"custom_generate": aded.generate, "drafter": drafter, "nodes": 7, "stats": stats}
+    ours = model.generate(**inputs, max_new_tokens=48, do_sample=False, **options)
     assert torch.equal(plain, ours)
+    if drafter == "none":
+        assert stats.drafted == 0
+    else:
+        assert 0 < stats.accepted < stats.drafted
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
@@ -47,6 +51,7 @@ def test_greedy_output_is_the_same_and_takes_fewer_steps(embedded, prompt: str) 
     assert torch.equal(plain, ours)
     assert stats.tokens == ours.shape[1] - inputs["input_ids"].shape[1]
     assert stats.steps < stats.tokens
+    assert 0 < stats.accepted < stats.drafted
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -57,8 +62,10 @@ def test_a_seeded_sample_is_the_same(embedded, seed: int) -> None:
     torch.manual_seed(seed)
     plain = model.generate(**inputs, **options)
     torch.manual_seed(seed)
-    ours = model.generate(**inputs, **options, custom_generate=aded.generate, nodes=24)
+    stats = aded.Stats()
+    ours = model.generate(**inputs, **options, custom_generate=aded.generate, nodes=24, stats=stats)
     assert torch.equal(plain, ours)
+    assert 0 < stats.accepted < stats.drafted
 
 
 def test_twenty_benchmark_prompts_give_the_models_own_output(embedded) -> None:
@@ -66,15 +73,15 @@ def test_twenty_benchmark_prompts_give_the_models_own_output(embedded) -> None:
     model, tokenizer = embedded
     questions = [json.loads(line) for line in paths.PROMPTS.read_text().splitlines()][:20]
     assert len(questions) == 20
-    drafter = aded.create_drafter("adaptive")
+    stats = aded.Stats()
+    common = {"custom_generate": aded.generate, "drafter": aded.create_drafter("adaptive"), "nodes": 7, "stats": stats}
     for question in questions:
         inputs = encode(tokenizer, question["turns"][0][:2000])
-        ours = model.generate(
-            **inputs, max_new_tokens=128, do_sample=False, custom_generate=aded.generate, drafter=drafter, nodes=7
-        )
+        ours = model.generate(**inputs, max_new_tokens=128, do_sample=False, **common)
         prompt = inputs["input_ids"].shape[1]
         with torch.no_grad():
             scores = model(ours[:, :-1], logits_to_keep=ours.shape[1] - prompt).logits
         assert torch.equal(scores.argmax(-1), ours[:, prompt:]), question["question_id"]
         whole = ours.shape[1] == prompt + 128
         assert whole or ours[0, -1] == model.generation_config.eos_token_id, question["question_id"]
+    assert 0 < stats.accepted < stats.drafted

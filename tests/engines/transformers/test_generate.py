@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import aded
 from aded.engines.transformers.engine import likeliest
 from support.models import PROMPT, build
-from support.oracle import Oracle
+from support.oracle import Chain, Oracle, Uneven
 from support.streamers import Recorder
 
 
@@ -80,22 +80,28 @@ def test_options_give_the_models_own_output(model: Any, options: dict[str, Any])
     new = ours.shape[1] - options.get("inputs", PROMPT).shape[1]
     assert stats.tokens == new
     assert new < 5 or stats.steps < stats.tokens
+    assert new == 1 or 0 < stats.accepted < stats.drafted
 
 
 def test_an_end_inside_an_accepted_path_ends_the_output(model: Any) -> None:
     free, _, _ = pair(model)
+    inside = []
     for position in range(2, 9):
         eos = int(free[0, PROMPT.shape[1] + position])
-        plain, ours, _ = pair(model, eos_token_id=eos)
+        plain, ours, stats = pair(model, eos_token_id=eos)
         assert torch.equal(plain, ours)
         assert int(ours[0, -1]) == eos
+        assert stats.tokens == len(stats.from_draft) == ours.shape[1] - PROMPT.shape[1]
+        inside.append(stats.from_draft[-1])
+    assert sum(inside) >= 5, "the end was drafted"
 
 
 @pytest.mark.parametrize("do_sample", [False, True])
 def test_scores_logits_and_cache_are_returned_as_by_generate(model: Any, do_sample: bool) -> None:
     options = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True, "do_sample": do_sample}
-    plain, ours, _ = pair(model, **options, top_k=10)
+    plain, ours, stats = pair(model, **options, top_k=10)
     assert torch.equal(plain.sequences, ours.sequences)
+    assert 0 < stats.accepted < stats.drafted
     for name in ("scores", "logits"):
         a, b = getattr(plain, name), getattr(ours, name)
         assert len(a) == len(b)
@@ -106,22 +112,27 @@ def test_scores_logits_and_cache_are_returned_as_by_generate(model: Any, do_samp
 
 def test_a_returned_cache_carries_the_next_turn(model: Any) -> None:
     options = {"return_dict_in_generate": True}
-    plain, ours, _ = pair(model, **options)
+    plain, ours, stats = pair(model, **options)
+    assert 0 < stats.accepted < stats.drafted
     question = torch.cat([plain.sequences, torch.tensor([[8, 2, 7]])], dim=-1)
     common = {"max_new_tokens": 20, "pad_token_id": 0, "do_sample": False, "attention_mask": torch.ones_like(question)}
     expected = model.generate(question, past_key_values=plain.past_key_values, **common)
-    got = model.generate(
-        question, past_key_values=ours.past_key_values, **common, custom_generate=aded.generate, nodes=12
-    )
+    stats, knowing = aded.Stats(), Uneven([expected[0, question.shape[1] :].tolist()], top_k=8)
+    common |= {"custom_generate": aded.generate, "drafter": knowing, "nodes": 12, "stats": stats}
+    got = model.generate(question, past_key_values=ours.past_key_values, **common)
     assert torch.equal(expected, got)
+    assert 0 < stats.accepted < stats.drafted
+    for name in ("custom_generate", "drafter", "nodes", "stats"):
+        del common[name]
     assert torch.equal(expected, model.generate(question, **common))
 
 
 def test_a_left_padded_prompt_gives_the_models_own_output(model: Any) -> None:
     padded = torch.cat([torch.zeros(1, 4, dtype=torch.long), PROMPT], dim=-1)
     mask = torch.cat([torch.zeros(1, 4, dtype=torch.long), torch.ones_like(PROMPT)], dim=-1)
-    plain, ours, _ = pair(model, inputs=padded, attention_mask=mask)
+    plain, ours, stats = pair(model, inputs=padded, attention_mask=mask)
     assert torch.equal(plain, ours)
+    assert 0 < stats.accepted < stats.drafted
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "phi3", "gpt2"])
@@ -140,9 +151,11 @@ def test_a_long_prompt_goes_through_in_pieces(family: str, rows: int, monkeypatc
         most = max(most, kwargs["input_ids"].numel())
 
     hook = model.register_forward_pre_hook(look, with_kwargs=True)
-    ours = model.generate(ids, **options, custom_generate=aded.generate, nodes=3)
+    stats, knowing = aded.Stats(), Uneven(plain[:, 50:].tolist(), top_k=8)
+    ours = model.generate(ids, **options, custom_generate=aded.generate, drafter=knowing, nodes=3, stats=stats)
     hook.remove()
     assert torch.equal(plain, ours)
+    assert 0 < stats.accepted < stats.drafted
     assert most <= 24
 
 
@@ -150,12 +163,14 @@ def test_a_streamer_receives_every_token_once(model: Any) -> None:
     options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
     plain, ours, accelerated = Recorder(), Recorder(), Recorder()
     expected = model.generate(PROMPT, streamer=plain, **options)
-    model.generate(PROMPT, streamer=ours, custom_generate=aded.generate, **options)
-    undo = aded.accelerate(model)
+    called, patched = (Oracle(expected[0, PROMPT.shape[1] :].tolist()) for _ in range(2))
+    model.generate(PROMPT, streamer=ours, custom_generate=aded.generate, drafter=called, **options)
+    undo = aded.accelerate(model, drafter=patched)
     model.generate(PROMPT, streamer=accelerated, **options)
     undo()
     assert plain.seen == ours.seen == accelerated.seen == expected[0].tolist()
     assert ours.ended == accelerated.ended == 1
+    assert all(0 < oracle.accepted < oracle.drafted for oracle in (called, patched))
 
 
 def test_acceleration_changes_no_output_and_can_be_undone(model: Any) -> None:
@@ -166,8 +181,10 @@ def test_acceleration_changes_no_output_and_can_be_undone(model: Any) -> None:
     assert torch.equal(plain, model.generate(PROMPT, **options))
     with pytest.raises(aded.UnsupportedError):
         model.generate(PROMPT, num_beams=2, **options)
-    aded.accelerate(model, drafter=Oracle(plain[0, PROMPT.shape[1] :].tolist()), nodes=8)
-    model.generate(PROMPT, **options)
+    oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
+    aded.accelerate(model, drafter=oracle, nodes=8)
+    assert torch.equal(plain, model.generate(PROMPT, **options))
+    assert 0 < oracle.accepted < oracle.drafted
     assert type(model).__name__ == before.__name__
     undo()
     assert type(model) is before
@@ -179,6 +196,16 @@ def test_any_budget_gives_the_models_own_output(model: Any, nodes: Any) -> None:
     options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
     plain = model.generate(PROMPT, **options)
     assert torch.equal(plain, model.generate(PROMPT, **options, custom_generate=aded.generate, nodes=nodes))
+    answer = plain[0, PROMPT.shape[1] :].tolist()
+    stats, knowing = aded.Stats(), Chain(answer) if nodes == 1 else Oracle(answer, depth=32)
+    ours = model.generate(PROMPT, **options, custom_generate=aded.generate, drafter=knowing, nodes=nodes, stats=stats)
+    assert torch.equal(plain, ours)
+    if nodes == 0:
+        assert stats.drafted == 0
+    elif nodes == 1:
+        assert stats.accepted == stats.drafted == 24 - stats.steps > 0
+    else:
+        assert 0 < stats.accepted < stats.drafted
 
 
 def test_statistics_of_several_calls_add_up(model: Any) -> None:
@@ -188,6 +215,7 @@ def test_statistics_of_several_calls_add_up(model: Any) -> None:
         model.generate(PROMPT, **options, custom_generate=aded.generate)
         assert stats.tokens == len(stats.from_draft) == 9 * calls
     assert stats.passes == stats.steps
+    assert sum(stats.from_draft) == stats.accepted > 0
     assert stats.total_s >= stats.verify_s + stats.draft_s + stats.learn_s
 
 
@@ -206,7 +234,10 @@ def test_wrong_arguments_say_what_to_do(model: Any) -> None:
 def test_a_half_precision_output_is_certified(dtype: torch.dtype) -> None:
     model = build("llama").to(dtype)
     options = {"max_new_tokens": 40, "pad_token_id": 0, "do_sample": False}
-    output = model.generate(PROMPT, **options, custom_generate=aded.generate, nodes=16)
+    stats, answer = aded.Stats(), model.generate(PROMPT, **options)[0, PROMPT.shape[1] :].tolist()
+    knowing = Uneven([answer], top_k=8)
+    output = model.generate(PROMPT, **options, custom_generate=aded.generate, drafter=knowing, nodes=16, stats=stats)
+    assert 0 < stats.accepted < stats.drafted
     certificate = aded.certify(model, PROMPT, output)
     assert certificate.lossless
     assert certificate.first_difference is None
