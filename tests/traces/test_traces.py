@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import benchmarks.peers  # noqa: F401 - registers them
 from aded import PromptFileError, TraceFileError, create_drafter
 from aded.cli import app
 from aded.engines.transformers.models import Loaded

@@ -1,1 +1,1 @@
-"""Live benchmarks: contenders in one run on one engine, peers among them, and the report of it."""
+"""Live benchmarks: contenders in one run on one engine, and the report of it."""

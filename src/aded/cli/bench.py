@@ -41,7 +41,7 @@ _DRAFTERS = {
 def bench(
     prompts: Annotated[Path, typer.Option(help="Spec-Bench or other JSON lines, or text lines.")],
     drafters: Annotated[
-        str | None, typer.Option(help="Comma-separated names, peers and the engine's own prompt lookup included.")
+        str | None, typer.Option(help="Comma-separated names, the engine's own prompt lookup included.")
     ] = None,
     engine: Engine = "transformers",
     model: Model = None,

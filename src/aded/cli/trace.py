@@ -94,7 +94,7 @@ def record(
 @app.command()
 def replay(
     trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
-    drafters: Annotated[str, typer.Option(help="Comma-separated names, peers included.")] = "adaptive",
+    drafters: Annotated[str, typer.Option(help="Comma-separated names.")] = "adaptive",
     nodes: Annotated[str, typer.Option(help="Comma-separated budgets of nodes.")] = "16,32,64",
     warm: Annotated[Path | None, typer.Option(help="Another trace, learned first.")] = None,
     corpus: CorpusFile = None,
@@ -104,7 +104,6 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
 ) -> None:
     """Run drafters against a trace without any model."""
-    import aded.bench.peers  # noqa: F401 - registers them
     from aded.drafters import create
     from aded.representative.storage import check_identity
     from aded.traces.replay import replay as run
@@ -162,24 +161,6 @@ def replay(
 
 
 @app.command()
-def ablate(
-    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
-    nodes: Annotated[str, typer.Option(help="Comma-separated budgets of nodes.")] = "8,24,64",
-    processes: Annotated[int, typer.Option(min=1, help="Replays run at once.")] = 2,
-) -> None:
-    """Replay `adaptive` with each of its parts taken away; prints a Markdown table of tokens a step."""
-    from aded.bench.ablation import ablate as run
-    from aded.traces.trace import Trace
-
-    budgets = numbers_of(nodes, "--nodes")
-    Trace.load(trace)  # a damaged file is known before the work begins
-    heads = [f"{kind} {n}" for kind in ("fresh", "kept") for n in budgets]
-    print(f"| drafter | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
-    for name, figures in run(trace, budgets, processes=processes):
-        print(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |", flush=True)
-
-
-@app.command()
 def calibration(
     trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
     drafter: Annotated[str, typer.Option(help="Whose path probabilities to check.")] = "adaptive",
@@ -187,7 +168,6 @@ def calibration(
     keep_state: Annotated[
         bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Write a plot here (.svg, .png or .pdf).")] = None,
 ) -> None:
     """Compare a drafter's path probabilities with how often its nodes are accepted."""
     from aded.drafters import create
@@ -195,8 +175,6 @@ def calibration(
     from aded.traces.trace import Trace
 
     create(drafter)
-    if plot is not None:
-        from aded.bench.calibration_plot import draw  # a missing package is known before the work begins
     found = calibrate(Trace.load(trace), lambda: create(drafter), nodes, keep_state=keep_state)
     table = plain_table()
     for column in ("predicted", "accepted", "nodes"):
@@ -206,8 +184,6 @@ def calibration(
             table.add_row(f"{predicted:.3f}", f"{measured:.3f}", str(count))
     summary = f"{drafter}, {nodes} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}\n"
     Console(highlight=False).print(summary, table, sep="\n")
-    if plot is not None:
-        draw(found, plot)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`aded vllm`: compare ways to speculate in vLLM, and time what drafts there without it."""
+"""`aded vllm`: compare ways to speculate in vLLM."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from aded.cli.options import CorpusFile, Temperature, curve_of, numbers_of, plain_table, words_of
-from aded.cli.progress import progress_bar
+from aded.cli.options import Temperature, numbers_of, plain_table, words_of
 from aded.errors import AdedError, UnknownDrafterError
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Compare ways to speculate in vLLM; time drafting for many requests.")
+app = typer.Typer(no_args_is_help=True, help="Compare ways to speculate in vLLM.")
 
 
 @app.command()
@@ -74,19 +72,17 @@ def compare(
             save()
             console.print(f"{result.method}, {result.concurrency} at once: {result.tokens_per_second:.1f} tokens/s")
     table = plain_table()
-    _columns(
-        table,
-        *(
-            "at\nonce",
-            "way",
-            "tokens\n/s",
-            "against\nnone",
-            "ms a\ntoken",
-            "ms to\nfirst",
-            "drafted\naccepted",
-            "length",
-        ),
-    )
+    for name in (
+        "at\nonce",
+        "way",
+        "tokens\n/s",
+        "against\nnone",
+        "ms a\ntoken",
+        "ms to\nfirst",
+        "drafted\naccepted",
+        "length",
+    ):
+        table.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)
     for row in summarise(results):
         against = "" if row.against_none is None else f"{row.against_none:.2f}x"
         if repeats > 1 and row.method != "none" and against:
@@ -102,54 +98,3 @@ def compare(
             "" if row.acceptance_length is None else f"{row.acceptance_length:.2f}",
         )
     console.print(table)
-
-
-@app.command()
-def drafting(
-    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
-    requests: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16,64,256",
-    longest: Annotated[int, typer.Option(min=1, help="Most tokens of a draft.")] = 8,
-    curve: Annotated[
-        str,
-        typer.Option(help="Step costs: a file of `aded calibrate --json`, or tokens:time pairs."),
-    ] = "1:10,256:11,512:16,2048:64",
-    corpus: CorpusFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
-) -> None:
-    """Give a trace's answers to what drafts in vLLM, many at once, each step charged by its tokens; and time it."""
-    from aded.bench.together import together
-    from aded.representative import Corpus
-    from aded.traces.trace import Trace
-
-    sizes, cost, recorded = numbers_of(requests, "--requests"), curve_of(curve), Trace.load(trace)
-    if min(sizes) < 1:
-        raise AdedError("--requests takes numbers from 1 on")
-    opened = None if corpus is None else Corpus.open(corpus)
-    found = []
-    with progress_bar("answers") as progress:
-        for size in sizes:
-            found.append(
-                together(recorded, cost, requests=size, longest=longest, corpus=opened, progress=progress),
-            )
-    if as_json:
-        print(json.dumps([asdict(result) for result in found]))
-        return
-    table = plain_table()
-    _columns(
-        table, "at\nonce", "tokens\na step", "drafted\na step", "against\nplain", "drafting\nms", "90th\npercentile"
-    )
-    for result in found:
-        table.add_row(
-            str(result.requests),
-            f"{result.tokens_per_step:.2f}",
-            f"{result.drafted_per_step:.2f}",
-            f"{result.rate:.2f}x",
-            f"{result.drafting_ms:.2f}",
-            f"{result.slow_ms:.2f}",
-        )
-    Console(highlight=False).print(table)
-
-
-def _columns(table: Table, *names: str) -> None:
-    for name in names:
-        table.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)

@@ -7,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import aded.bench.peers  # noqa: F401 - registers them
 from aded import drafters
 from aded.bench.contenders.base import PLAIN, Contender
 from aded.engines.loaded import LoadedModel

@@ -1,19 +1,29 @@
-"""The calibration of a drafter as a picture."""
+"""The calibration of a drafter as a picture; `aded trace calibration` prints the same as a table.
+
+`python -m benchmarks.calibration_plot TRACE --plot FILE` draws it with matplotlib.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib
+import typer
 
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
+from aded.drafters import create
 from aded.errors import AdedError
-from aded.traces.calibration import Calibration
+from aded.traces.calibration import Calibration, calibrate
+from aded.traces.trace import Trace
+from benchmarks.command import new_app, run
 
-__all__ = ["draw"]
+__all__ = ["app", "draw"]
+
+app = new_app()
 
 _GREY = "#808890"  # reads on white and on black
 
@@ -44,3 +54,24 @@ def draw(calibration: Calibration, path: Path) -> None:
         raise AdedError(f"cannot write the plot {path}: {error}; choose a name ending in .svg, .png or .pdf") from error
     finally:
         plt.close(figure)
+
+
+@app.command()
+def main(
+    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
+    plot: Annotated[Path, typer.Option(help="Write the plot here (.svg, .png or .pdf).")],
+    drafter: Annotated[str, typer.Option(help="Whose path probabilities to check.")] = "adaptive",
+    nodes: Annotated[int, typer.Option(min=1, help="Most nodes of a draft.")] = 64,
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
+    ] = False,
+) -> None:
+    """Draw a drafter's path probabilities against how often its nodes are accepted."""
+    create(drafter)  # an unknown name is known before the work begins
+    found = calibrate(Trace.load(trace), lambda: create(drafter), nodes, keep_state=keep_state)
+    draw(found, plot)
+    print(f"{drafter}, {nodes} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}")
+
+
+if __name__ == "__main__":
+    run(app)

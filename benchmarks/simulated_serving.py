@@ -1,28 +1,41 @@
-"""Many requests at once without a model: a trace's answers given to what drafts in vLLM, in steps of known cost."""
+"""Many requests at once without a model: a trace's answers given to what drafts in vLLM, in steps of known cost.
+
+`python -m benchmarks.simulated_serving TRACE --requests 1,16,64` prints a table of tokens a step and drafting times.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
+from rich.console import Console
 
 from aded.budget import CostCurve
+from aded.cli.options import CorpusFile, curve_of, numbers_of, plain_table
+from aded.cli.progress import progress_bar
 from aded.drafters.many import SUCCESSORS, ManyDrafter
 from aded.engines.vllm.step import StepDrafter
+from aded.errors import AdedError
 from aded.representative import Corpus, Representative
 from aded.traces.trace import Trace
+from benchmarks.command import new_app, run
 
-__all__ = ["Together", "together"]
+__all__ = ["SimulatedServing", "app", "simulate"]
 
+app = new_app()
 
 _ROOM = 2048  # tokens of prompts a step takes in besides
 
 
 @dataclass(frozen=True)
-class Together:
+class SimulatedServing:
     """What drafting for so many requests at once gave.
 
     Attributes:
@@ -41,7 +54,7 @@ class Together:
     slow_ms: float
 
 
-def together(
+def simulate(
     trace: Trace,
     curve: CostCurve,
     *,
@@ -52,7 +65,7 @@ def together(
     corpus: Corpus | None = None,
     least: float = 0.05,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Together:
+) -> SimulatedServing:
     """Answer a trace's prompts, `requests` at a time, each step charged to `curve` by all tokens in it.
 
     Prompts are taken in by the steps that also decode, as vLLM does it, up to 2,048 of their tokens in each. A trace
@@ -86,7 +99,7 @@ def together(
     slow = np.quantile(times, 0.9) if times else 0.0
     middle = np.median(times) if times else 0.0
     per_step = server.emitted / rows, drafted / rows
-    return Together(requests, *per_step, plain.time / server.time, float(middle), float(slow))
+    return SimulatedServing(requests, *per_step, plain.time / server.time, float(middle), float(slow))
 
 
 class _Server:
@@ -156,3 +169,53 @@ def _names(trace: Trace, rounds: int) -> list[NDArray[np.int32]]:
     size = 1 + max(int(max(s.prompt.max(initial=0), s.output.max(initial=0))) for s in trace.sequences)
     random = np.random.default_rng(0)
     return [np.arange(size, dtype=np.int32), *(random.permutation(size).astype(np.int32) for _ in range(rounds - 1))]
+
+
+@app.command()
+def main(
+    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
+    requests: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16,64,256",
+    longest: Annotated[int, typer.Option(min=1, help="Most tokens of a draft.")] = 8,
+    curve: Annotated[
+        str,
+        typer.Option(help="Step costs: a file of `aded calibrate --json`, or tokens:time pairs."),
+    ] = "1:10,256:11,512:16,2048:64",
+    corpus: CorpusFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
+) -> None:
+    """Give a trace's answers to what drafts in vLLM, many at once, each step charged by its tokens; and time it."""
+    sizes, cost, recorded = numbers_of(requests, "--requests"), curve_of(curve), Trace.load(trace)
+    if min(sizes) < 1:
+        raise AdedError("--requests takes numbers from 1 on")
+    opened = None if corpus is None else Corpus.open(corpus)
+    found = []
+    with progress_bar("answers") as progress:
+        for size in sizes:
+            found.append(simulate(recorded, cost, requests=size, longest=longest, corpus=opened, progress=progress))
+    if as_json:
+        print(json.dumps([asdict(result) for result in found]))
+        return
+    table = plain_table()
+    for name in (
+        "at\nonce",
+        "tokens\na step",
+        "drafted\na step",
+        "against\nplain",
+        "drafting\nms",
+        "90th\npercentile",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in found:
+        table.add_row(
+            str(result.requests),
+            f"{result.tokens_per_step:.2f}",
+            f"{result.drafted_per_step:.2f}",
+            f"{result.rate:.2f}x",
+            f"{result.drafting_ms:.2f}",
+            f"{result.slow_ms:.2f}",
+        )
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    run(app)

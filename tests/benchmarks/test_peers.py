@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import aded.bench.peers  # noqa: F401 - registers them
+import benchmarks.peers  # noqa: F401 - registers them
 from aded import Observation, UnknownDrafterError, create_drafter
-from aded.bench.peers.paths import tree_of_paths
+from aded.traces import Trace
+from benchmarks.peers.paths import tree_of_paths
+from support.paths import ROOT, SHIPPED
 
 NEEDS = {
     "draftretriever": "draftretriever",
@@ -79,3 +85,26 @@ def test_a_tree_of_paths_holds_each_path_up_to_the_cut(paths, most: int) -> None
     tree.validate()
     assert len(tree) == min(most, len({tuple(p[: i + 1]) for p in paths for i in range(len(p))}))
     assert np.all(np.diff(tree.depths) >= 0)
+
+
+def test_the_command_is_adeds_own_with_their_drafters_to_choose_from(tmp_path: Path) -> None:
+    Trace(Trace.load(SHIPPED).sequences[:2]).save(tmp_path / "few")
+    words = ["trace", "replay", str(tmp_path / "few"), "--nodes", "4", "--json", "--drafters"]
+    command = [sys.executable, "-m", "benchmarks.peers", *words, "ngram-trie-recency,prompt-lookup"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert [result["drafter"] for result in json.loads(shown.stdout)] == ["ngram-trie-recency", "prompt-lookup"]
+    alone = [sys.executable, "-m", "aded.cli", *words, "ngram-trie-recency"]
+    refused = subprocess.run(alone, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "choose one of adaptive" in refused.stderr
+
+
+def test_the_package_imports_nothing_of_this_folder() -> None:
+    for file in (ROOT / "src").rglob("*.py"):
+        assert "benchmarks" not in {line.split()[1].split(".")[0] for line in _imports(file)}, file
+
+
+def _imports(file: Path) -> list[str]:
+    lines = [line.strip() for line in file.read_text().splitlines()]
+    return [line for line in lines if line.startswith(("import ", "from "))]

@@ -1,4 +1,7 @@
-"""What earns its place in the `adaptive` drafter: each part taken away, replayed on a trace."""
+"""What earns its place in the `adaptive` drafter: each part taken away, replayed on a trace.
+
+`python -m benchmarks.ablation TRACE` prints a Markdown table of tokens a step.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
+from aded.cli.options import numbers_of
 from aded.drafters.adaptive import AdaptiveDrafter
 from aded.representative import Blend, Representative, Trust
 from aded.traces.replay import replay
 from aded.traces.trace import Trace
+from benchmarks.command import new_app, run
 
-__all__ = ["VARIANTS", "ablate"]
+__all__ = ["VARIANTS", "ablate", "app"]
+
+app = new_app()
 
 
 class _CountTrust(Trust):
@@ -63,3 +72,22 @@ def ablate(path: Path, nodes: Sequence[int], *, processes: int) -> Iterator[tupl
         found = pool.map(_one, jobs)
         for name in VARIANTS:
             yield name, [next(found) for _ in settings]
+
+
+@app.command()
+def main(
+    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
+    nodes: Annotated[str, typer.Option(help="Comma-separated budgets of nodes.")] = "8,24,64",
+    processes: Annotated[int, typer.Option(min=1, help="Replays run at once.")] = 2,
+) -> None:
+    """Replay `adaptive` with each of its parts taken away; prints a Markdown table of tokens a step."""
+    budgets = numbers_of(nodes, "--nodes")
+    Trace.load(trace)  # a damaged file is known before the work begins
+    heads = [f"{kind} {n}" for kind in ("fresh", "kept") for n in budgets]
+    print(f"| drafter | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")
+    for name, figures in ablate(trace, budgets, processes=processes):
+        print(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |", flush=True)
+
+
+if __name__ == "__main__":
+    run(app)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aded.bench.peers.paths import tree_of_paths
 from aded.drafters.base import Observation, TokenBuffer, register
 from aded.errors import UnknownDrafterError
 from aded.tree import DraftTree
+from benchmarks.peers.paths import tree_of_paths
 
 __all__ = ["AuthorsDrafter"]
 

@@ -1,0 +1,47 @@
+"""What is made of vLLM's own measurements."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from aded import AdedError
+from aded.bench.serving import Measured, summarise
+from aded.cli import app
+from support.paths import PROMPTS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--concurrency", "four"], "whole numbers"),
+        (["--concurrency", "0"], "from 1 on"),
+        (["--methods", "none,eagle"], "there is no way eagle"),
+        ([], "vLLM is not installed"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_says_why(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aded.bench.serving._vllm", lambda: "/nowhere/vllm")
+    shown = CliRunner().invoke(app, ["vllm", "compare", "--prompts", str(PROMPTS), "--model", "m", *options])
+    assert isinstance(shown.exception, AdedError)
+    assert message in str(shown.exception)
+
+
+def measured(turn: int, method: str, rate: float, drafted: int = 0, accepted: int = 0) -> Measured:
+    return Measured(turn, method, 4, rate, 1000 / rate, 50.0, 1 + accepted / 10 if drafted else None, drafted, accepted)
+
+
+def test_repeats_are_compared_turn_by_turn() -> None:
+    rates = [(10, 13), (20, 22), (40, 48)]
+    results = [measured(turn, "none", plain) for turn, (plain, _) in enumerate(rates)]
+    results += [measured(turn, "aded", ours, 20, 5 * (turn + 1)) for turn, (_, ours) in enumerate(rates)]
+    none, aded = summarise(results)
+    assert none.against_none == 1
+    assert (aded.against_none, aded.least, aded.most) == pytest.approx((1.2, 1.1, 1.3))
+    assert aded.tokens_per_second == 22
+    assert aded.accepted == 0.5
+    assert aded.acceptance_length == pytest.approx(2.0)
+    (alone,) = summarise(results[3:])
+    assert alone.against_none is None
