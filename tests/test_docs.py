@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from aded.traces import read_prompts
 from support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = {file: file.read_text() for file in FILES}
 
 
 def test_the_python_examples_run_and_change_no_output(embedded) -> None:
@@ -31,28 +33,38 @@ def test_the_python_examples_run_and_change_no_output(embedded) -> None:
         assert torch.equal(names["output"], plain)
 
 
-def commands() -> list[list[str]]:
-    """The words of every `aded` command in a code block, fenced or indented, with or without the folder before it."""
+def commands() -> list[tuple[str, list[str]]]:
+    """Every command of ours in a code block, fenced or indented, with or without the folder before it: `aded` or the
+    module that Python runs, and the words after it.
+    """
     found = []
-    for page in PAGES:
+    for page in PAGES.values():
         joined = page.replace("\\\n", " ")
-        blocks = re.findall(r"^```sh\n(.*?)^```", joined, re.DOTALL | re.MULTILINE)
-        blocks += re.findall(
-            r"^    .*$", re.sub(r"^```.*?^```", "", joined, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
-        )
-        for line in "\n".join(blocks).splitlines():
-            if command := re.match(r" *(?:\.venv/bin/)?aded (.*)", line):
-                found.append(shlex.split(command[1], comments=True))
+        fenced = re.findall(r"^```sh\n(.*?)^```", joined, re.DOTALL | re.MULTILINE)
+        rest = re.sub(r"^```.*?^```", "", joined, flags=re.DOTALL | re.MULTILINE)
+        indented = re.findall(r"^    .*$", rest, re.MULTILINE)
+        for line in "\n".join(fenced + indented).splitlines():
+            if command := re.match(r" *(?:\.venv/bin/)?(?:python -m )?(aded|benchmarks\.\w+) (.*)", line):
+                found.append((command[1], shlex.split(command[2], comments=True)))
     return found
 
 
 def test_the_commands_and_options_they_name_exist() -> None:
     found, groups = commands(), ("trace", "corpus", "vllm")
     assert len(found) >= 20
-    assert {words[0] for words in found} > set(groups)
-    for words in found:
-        verb = words[: 2 if words[0] in groups else 1]
-        shown = CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"})
+    assert {words[0] for _, words in found} > set(groups)
+    assert {name for name, _ in found} == {
+        "aded",
+        "benchmarks.peers",
+        "benchmarks.ablation",
+        "benchmarks.calibration_plot",
+        "benchmarks.simulated_serving",
+    }
+    for name, words in found:
+        ours = name in ("aded", "benchmarks.peers")  # which takes the words of the other
+        verb = words[: 2 if words[0] in groups else 1] if ours else []
+        command = app if ours else import_module(name).app
+        shown = CliRunner().invoke(command, [*verb, "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0, words
         options = set(re.findall(r"--[a-z][a-z-]*", re.sub(r"\x1b\[[0-9;]*m", "", shown.output)))
         for option in (word.partition("=")[0] for word in words if re.match(r"--[a-z-]+(=|$)", word)):
@@ -60,9 +72,9 @@ def test_the_commands_and_options_they_name_exist() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for folder, text in ((ROOT, README), *((ROOT / "docs", page) for page in PAGES[1:])):
+    for file, text in PAGES.items():
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
-            assert (folder / link).is_file(), link
+            assert (file.parent / link).is_file(), link
 
 
 def test_the_text_only_prompts_are_made_as_shown(tmp_path: Path, monkeypatch) -> None:
