@@ -13,11 +13,10 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from aded.cli.options import numbers_of
 from aded.drafters.adaptive import AdaptiveDrafter
-from aded.representative import Blend, Representative, Trust
+from aded.representative import InterpolationWeights, Representative
 from aded.traces.replay import replay
 from aded.traces.trace import Trace
 from benchmarks.command import new_app, run
@@ -27,11 +26,10 @@ __all__ = ["VARIANTS", "ablate", "app"]
 app = new_app()
 
 
-class _CountTrust(Trust):
-    """Believes by counts alone and learns nothing."""
+class _CountWeights(InterpolationWeights):
+    """Believes by counts alone and learns next to nothing: each step toward the posterior is one in a billion."""
 
-    def learn(self, blend: Blend, contexts: NDArray[np.int32], chosen: NDArray[np.int32]) -> None:
-        """Nothing."""
+    steps = (np.float32(1e-9), np.float32(1e9))
 
 
 def _lengths(*orders: int) -> Callable[[], AdaptiveDrafter]:
@@ -40,10 +38,12 @@ def _lengths(*orders: int) -> Callable[[], AdaptiveDrafter]:
 
 _ORDERS = (0, 1, 2, 3, 5, 8)
 
-# Doubts as the drafter's own where they start.
+# Prior strengths as the drafter's own where they start.
 VARIANTS: dict[str, Callable[[], AdaptiveDrafter]] = {
     "all of it": AdaptiveDrafter,
-    "trust by counts only, not learned": lambda: AdaptiveDrafter(trust=_CountTrust(_ORDERS, 2, (1, 0.6, 1, 1, 1, 0.5))),
+    "weights by counts only, not learned": lambda: AdaptiveDrafter(
+        weights=_CountWeights(_ORDERS, 2, (1, 0.6, 1, 1, 1, 0.5))
+    ),
     "no table of each sequence's own": lambda: AdaptiveDrafter(sequence_mb=0.0),
     "distributions only, no weight on the choice": lambda: AdaptiveDrafter(choice_weight=0.0),
     "choices only, no distributions": lambda: AdaptiveDrafter(top_k=0),
@@ -77,11 +77,11 @@ def ablate(path: Path, nodes: Sequence[int], *, processes: int) -> Iterator[tupl
 @app.command()
 def main(
     trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
-    nodes: Annotated[str, typer.Option(help="Comma-separated budgets of nodes.")] = "8,24,64",
+    max_draft_tokens: Annotated[str, typer.Option(help="Most nodes of a draft; several, comma-separated.")] = "8,24,64",
     processes: Annotated[int, typer.Option(min=1, help="Replays run at once.")] = 2,
 ) -> None:
     """Replay `adaptive` with each of its parts taken away; prints a Markdown table of tokens a step."""
-    budgets = numbers_of(nodes, "--nodes")
+    budgets = numbers_of(max_draft_tokens, "--max-draft-tokens")
     Trace.load(trace)  # a damaged file is known before the work begins
     heads = [f"{kind} {n}" for kind in ("fresh", "kept") for n in budgets]
     print(f"| drafter | {' | '.join(heads)} |\n|---|{'---:|' * len(heads)}")

@@ -61,16 +61,16 @@ def main(
     trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
     plot: Annotated[Path, typer.Option(help="Write the plot here (.svg, .png or .pdf).")],
     drafter: Annotated[str, typer.Option(help="Whose path probabilities to check.")] = "adaptive",
-    nodes: Annotated[int, typer.Option(min=1, help="Most nodes of a draft.")] = 64,
+    max_draft_tokens: Annotated[int, typer.Option(min=1, help="Most nodes of a draft.")] = 64,
     keep_state: Annotated[
         bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
     ] = False,
 ) -> None:
     """Draw a drafter's path probabilities against how often its nodes are accepted."""
     create(drafter)  # an unknown name is known before the work begins
-    found = calibrate(Trace.load(trace), lambda: create(drafter), nodes, keep_state=keep_state)
+    found = calibrate(Trace.load(trace), lambda: create(drafter), max_draft_tokens, keep_state=keep_state)
     draw(found, plot)
-    print(f"{drafter}, {nodes} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}")
+    print(f"{drafter}, {max_draft_tokens} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -20,10 +20,9 @@ from rich.console import Console
 from aded.budget import CostCurve
 from aded.cli.options import CorpusFile, curve_of, numbers_of, plain_table
 from aded.cli.progress import progress_bar
-from aded.drafters.many import SUCCESSORS, ManyDrafter
-from aded.engines.vllm.step import StepDrafter
+from aded.engines.vllm.engine import StepDrafter, server_drafter
 from aded.errors import AdedError
-from aded.representative import Corpus, Representative
+from aded.representative import Corpus
 from aded.traces.trace import Trace
 from benchmarks.command import new_app, run
 
@@ -59,11 +58,12 @@ def simulate(
     curve: CostCurve,
     *,
     requests: int,
-    longest: int = 8,
+    drafter: str = "adaptive",
+    max_draft_tokens: int = 8,
     memory_mb: float = 64.0,
     sequence_mb: float = 2.0,
     corpus: Corpus | None = None,
-    least: float = 0.05,
+    min_probability: float = 0.05,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SimulatedServing:
     """Answer a trace's prompts, `requests` at a time, each step charged to `curve` by all tokens in it.
@@ -74,21 +74,23 @@ def simulate(
 
     Args:
         curve: time of a step by its tokens; the learned step times are those of this curve, not of the replay.
-        longest: most tokens of a draft.
+        drafter: who drafts.
+        max_draft_tokens: most tokens of a draft.
+        min_probability: no draft goes on where its path is less likely.
         progress: is told answers begun and answers in all.
     """
     plain = _Server(trace, curve, requests)
     while plain.step(plain.nothing):
         pass
     server = _Server(trace, curve, requests)
-    table = Representative(memory_mb=memory_mb, successors=SUCCESSORS)
-    drafter = ManyDrafter(table, sequences=requests, sequence_mb=sequence_mb, corpus=corpus, longest=longest)
-    step = StepDrafter(drafter, max_length=server.longest, least=least, clock=lambda: server.time)
+    made = server_drafter(drafter, memory_mb=memory_mb, sequence_mb=sequence_mb, corpus=corpus)
+    limits: dict[str, Any] = {"requests": requests, "max_length": server.longest, "max_draft_tokens": max_draft_tokens}
+    step = StepDrafter(made, **limits, min_probability=min_probability, clock=lambda: server.time)
     weights = np.ones(2**23)  # read between steps: a model's pass leaves nothing of ours in the processor's caches
     drafts, times, rows, drafted = server.nothing, [], 0, 0
     while server.step(drafts):
         progress(server.begun, server.total)
-        step.settle()  # in a server the model's pass is time enough
+        step.join()  # in a server the model's pass is time enough
         weights.sum()
         since = time.perf_counter()
         drafts = step(server.sampled, server.lengths, server.tokens, server.passed)
@@ -175,7 +177,8 @@ def _names(trace: Trace, rounds: int) -> list[NDArray[np.int32]]:
 def main(
     trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
     requests: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16,64,256",
-    longest: Annotated[int, typer.Option(min=1, help="Most tokens of a draft.")] = 8,
+    drafter: Annotated[str, typer.Option(help="Who drafts.")] = "adaptive",
+    max_draft_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a draft.")] = 8,
     curve: Annotated[
         str,
         typer.Option(help="Step costs: a file of `aded calibrate --json`, or tokens:time pairs."),
@@ -191,7 +194,8 @@ def main(
     found = []
     with progress_bar("answers") as progress:
         for size in sizes:
-            found.append(simulate(recorded, cost, requests=size, longest=longest, corpus=opened, progress=progress))
+            options: dict[str, Any] = {"drafter": drafter, "max_draft_tokens": max_draft_tokens, "corpus": opened}
+            found.append(simulate(recorded, cost, requests=size, progress=progress, **options))
     if as_json:
         print(json.dumps([asdict(result) for result in found]))
         return

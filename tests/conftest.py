@@ -16,7 +16,7 @@ def _one_seed() -> None:
 @pytest.fixture(scope="session")
 def embedded():
     """The embedded model and its tokenizer, in float32."""
-    from aded.engines.transformers.models import load
+    from aded.engines.transformers.loading import load
 
     loaded = load(None, dtype="float32")
     return loaded.model, loaded.tokenizer

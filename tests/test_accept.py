@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aded import DraftTree
-from aded.verify import walk
+from aded.accept import accept_row
 
 
 @given(st.data())
-def test_the_walk_emits_what_the_target_alone_would(data) -> None:
-    """A target is a function of the prefix; whatever is drafted, the walk must follow that function."""
+def test_a_row_emits_what_the_target_alone_would(data) -> None:
+    """A target is a function of the prefix; whatever is drafted, it must follow that function."""
     vocabulary = 3
     seed = data.draw(st.integers(0, 1000))
 
@@ -25,17 +26,31 @@ def test_the_walk_emits_what_the_target_alone_would(data) -> None:
             parents.append(parent)
     tree = DraftTree.build(tokens, parents)
     asked: list[int] = []
+    taken: list[int] = []
+    most = data.draw(st.integers(1, 14))
 
-    def choose(row: int) -> int:
-        asked.append(row)
-        return target(tuple(int(tree.tokens[n]) for n in tree.path(row - 1)))
+    class Target:
+        def choose(self, row: int) -> int:
+            asked.append(row)
+            return target(tuple(int(tree.tokens[n]) for n in tree.path(row - 1)))
 
-    walked = list(walk(tree, choose))
+        def top_k(self) -> None: ...
+
+    def append(token: int) -> bool:
+        taken.append(token)
+        return len(taken) == most
+
+    outcome = accept_row(tree, Target(), append, slot=3)
     prefix: tuple[int, ...] = ()
-    for token, _ in walked:
+    for token in outcome.emitted:
         assert token == target(prefix)
         prefix += (token,)
-    assert len(asked) == len(walked)  # one decision a token: a random target's stream is not disturbed
-    last_path = tuple(int(tree.tokens[n]) for n in tree.path(walked[-2][1])) if len(walked) > 1 else ()
-    assert walked[-1][1] == -1
-    assert prefix[:-1] == last_path
+    assert list(prefix) == taken
+    assert len(asked) == len(prefix)  # one decision a token: a random target's stream is not disturbed
+    assert outcome.slot == 3
+    assert outcome.finished == (len(taken) == most)
+    assert outcome.path == tree.follow(outcome.emitted)
+    assert [int(tree.tokens[node]) for node in outcome.path] == list(prefix[: outcome.accepted])
+    assert len(prefix) - outcome.accepted == (0 if outcome.finished and outcome.accepted == most else 1)
+    assert outcome.kept == outcome.path[: len(prefix) - 1], "the last token's entry is never in the cache"
+    assert np.flatnonzero(outcome.accepted_nodes()).tolist() == sorted(outcome.path)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aded.drafters.base import Observation, TokenBuffer, register
+from aded.drafters.base import TokenBuffer, register
 from aded.errors import UnknownDrafterError
-from aded.tree import DraftTree
+from aded.tree import DraftTree, Outcome
 from benchmarks.peers.paths import tree_of_paths
 
 __all__ = ["AuthorsDrafter"]
@@ -63,5 +63,5 @@ class _Session:
         paths = [[token for token in path if token >= 0] for path in found[0]]
         return tree_of_paths(sorted(paths), max_nodes)  # they come in the order of a hash set
 
-    def observe(self, observation: Observation) -> None:
-        self._tokens.extend(observation.emitted)
+    def observe(self, outcome: Outcome) -> None:
+        self._tokens.extend(outcome.emitted)

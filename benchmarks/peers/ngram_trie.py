@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from aded.drafters.base import Observation, register
-from aded.tree import DraftTree
+from aded.drafters.base import register
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["NgramTrieDrafter"]
 
@@ -62,8 +62,8 @@ class _Session:
             if len(self._windows) >= drafter.depth:
                 self._windows.pop(0)
 
-    def observe(self, observation: Observation) -> None:
-        self.add(observation.emitted)
+    def observe(self, outcome: Outcome) -> None:
+        self.add(outcome.emitted)
 
     def draft(self, max_nodes: int) -> DraftTree:
         tokens: list[int] = []

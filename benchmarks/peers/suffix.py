@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from aded.drafters.base import Observation, TokenBuffer, register
+from aded.drafters.base import TokenBuffer, register
 from aded.errors import UnknownDrafterError
-from aded.tree import DraftTree
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["SuffixDrafter"]
 
@@ -67,9 +67,9 @@ class _Session:
         )
         return DraftTree.build(found.token_ids[:max_nodes], found.parents[:max_nodes])
 
-    def observe(self, observation: Observation) -> None:
-        emitted = np.asarray(observation.emitted, np.int32)
-        self._tokens.extend(observation.emitted)
+    def observe(self, outcome: Outcome) -> None:
+        emitted = np.asarray(outcome.emitted, np.int32)
+        self._tokens.extend(outcome.emitted)
         self._drafter.cache.add_active_response(self._request, emitted)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from aded.decoding import Stats
-from aded.drafters.base import Drafter, Observation, Session, register
+from aded.deprecation import renamed
+from aded.drafters.base import Drafter, Session, register
 from aded.drafters.base import create as create_drafter
 from aded.drafters.base import names as drafter_names
 from aded.errors import (
@@ -16,16 +16,19 @@ from aded.errors import (
     DraftTreeError,
     ModelLoadError,
     PromptFileError,
+    SettingsError,
     StateFileError,
     TraceFileError,
     UnknownDrafterError,
     UnsupportedError,
 )
 from aded.representative import Corpus, Representative
-from aded.tree import DraftTree
+from aded.stats import Stats
+from aded.tree import DraftTree, Outcome
 
 if TYPE_CHECKING:
-    from aded.engines.transformers import Certificate, accelerate, certify, generate, undo
+    from aded import llamacpp, vllm
+    from aded.engines.transformers import Certificate, accelerate, certify, generate, prepare, restore
 
 __version__ = "0.1.0"
 
@@ -39,10 +42,11 @@ __all__ = [
     "DraftTreeError",
     "Drafter",
     "ModelLoadError",
-    "Observation",
+    "Outcome",
     "PromptFileError",
     "Representative",
     "Session",
+    "SettingsError",
     "StateFileError",
     "Stats",
     "TraceFileError",
@@ -53,22 +57,29 @@ __all__ = [
     "create_drafter",
     "drafter_names",
     "generate",
+    "llamacpp",
+    "prepare",
     "register",
-    "undo",
+    "restore",
+    "vllm",
 ]
 
-_ENGINE_NAMES = {"Certificate", "accelerate", "certify", "generate", "undo"}
+_OF_TRANSFORMERS = {"Certificate", "accelerate", "certify", "generate", "prepare", "restore"}
+_OLD = {"Observation": "Outcome", "undo": "restore"}
 
 
 def __getattr__(name: str) -> Any:
     # The engine imports torch and transformers; drafting alone must not.
-    if name in _ENGINE_NAMES:
+    if name in _OLD:
+        renamed(f"aded.{name}", f"aded.{_OLD[name]}")
+        return globals().get(_OLD[name]) or __getattr__(_OLD[name])
+    if name in _OF_TRANSFORMERS:
         try:
             return getattr(import_module("aded.engines.transformers"), name)
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
                 f'aded.{name} needs torch and transformers: pip install "aded[transformers]"'
             ) from error
-    if name == "llamacpp":
-        return import_module("aded.llamacpp")
+    if name in ("llamacpp", "vllm"):
+        return import_module(f"aded.{name}")
     raise AttributeError(f"module 'aded' has no attribute {name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from aded.engines.llamacpp import DraftModel, accelerate, certify
+    from aded.engines.llamacpp import DraftModel, accelerate, certify, prepare, restore
 except ModuleNotFoundError as error:
     if error.name != "llama_cpp":
         raise
@@ -11,4 +11,4 @@ except ModuleNotFoundError as error:
         'aded.llamacpp needs llama-cpp-python: pip install "aded[llamacpp]"', name="llama_cpp"
     ) from error
 
-__all__ = ["DraftModel", "accelerate", "certify"]
+__all__ = ["DraftModel", "accelerate", "certify", "prepare", "restore"]

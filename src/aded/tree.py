@@ -1,4 +1,4 @@
-"""The draft tree: flat arrays, parents before children, the root left out.
+"""The draft tree, and what became of it: flat arrays, parents before children, the root left out.
 
 The root is the last committed token; it is not part of a draft, so a node without a drafted parent has parent -1
 and depth 0.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aded.errors import DraftTreeError
 
-__all__ = ["DraftTree"]
+__all__ = ["DraftTree", "Outcome"]
 
 
 def _array(values: Any, dtype: type) -> NDArray[Any]:
@@ -120,6 +120,15 @@ class DraftTree:
         """Token -> node index of the children of `node` (-1: the root)."""
         return {int(self.tokens[i]): int(i) for i in np.flatnonzero(self.parents == node)}
 
+    def follow(self, tokens: Sequence[int]) -> list[int]:
+        """The nodes that hold these tokens one after the other, from below the root, as far as there are such."""
+        nodes, node = [], -1
+        for token in tokens:
+            if (node := self.children(node).get(token, -1)) < 0:
+                break
+            nodes.append(node)
+        return nodes
+
     def path(self, node: int) -> list[int]:
         """Node indices from below the root down to `node`."""
         nodes = []
@@ -139,12 +148,31 @@ class DraftTree:
 
     def limit(self, *, nodes: int | None = None, depth: int | None = None) -> DraftTree:
         """The likeliest `nodes` nodes of at most `depth` levels (None: no limit)."""
-        keep = np.ones(len(self), np.bool_) if depth is None else self.depths < depth
+        count = len(self)
+        if (depth is None or count <= depth) and (nodes is None or count <= nodes):
+            return self  # no path of it is longer than it has nodes
+        keep = np.ones(count, np.bool_) if depth is None else self.depths < depth
         if nodes is not None and int(keep.sum()) > max(nodes, 0):
             # Stable sort: a child never likelier than its parent and placed after it is never kept without it.
             order = np.argsort(-np.where(keep, self.log_probs, -np.inf), kind="stable")
             keep = np.zeros(len(self), np.bool_)
             keep[order[: max(nodes, 0)]] = True
+        return self if keep.all() else self.select(keep)
+
+    def prune(self, paths: int) -> DraftTree:
+        """The part with at most `paths` leaves; nodes that come first are preferred."""
+        parents, keep = self.parents.tolist(), np.ones(len(self), np.bool_)
+        extended: set[int] = set()
+        leaves = 1
+        for node, parent in enumerate(parents):
+            if parent >= 0 and not keep[parent]:
+                keep[node] = False
+            elif parent not in extended:
+                extended.add(parent)  # the first child goes on a path, each further one begins another
+            elif leaves < paths:
+                leaves += 1
+            else:
+                keep[node] = False
         return self if keep.all() else self.select(keep)
 
     def best_chain(self) -> DraftTree:
@@ -159,3 +187,48 @@ class DraftTree:
 
 
 _EMPTY = DraftTree(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one verification step did to one sequence.
+
+    Attributes:
+        emitted: tokens committed by the step, in order. The last one is the target's own next token, or, where the
+            sequence ended inside a path, a drafted one.
+        tree: what was verified; empty after a plain step.
+        top_ids: int32, shape (n + 1, k): the target's likeliest tokens after the root (row 0) and after each node
+            (row i + 1). A row that begins with -1 was not scored; None where the engine knows emitted tokens only.
+        top_probs: float32, same shape: their probabilities.
+        path: the accepted nodes, from below the root down; by default those that `emitted` follows.
+        finished: whether the sequence ended with it.
+        slot: which sequence of a batch it is.
+    """
+
+    emitted: Sequence[int]
+    tree: DraftTree = _EMPTY
+    top_ids: NDArray[np.int32] | None = None
+    top_probs: NDArray[np.float32] | None = None
+    path: Sequence[int] = None  # type: ignore[assignment]
+    finished: bool = False
+    slot: int = 0
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            object.__setattr__(self, "path", self.tree.follow(self.emitted))
+
+    @property
+    def accepted(self) -> int:
+        """How many of the emitted tokens had been drafted."""
+        return len(self.path)
+
+    @property
+    def kept(self) -> Sequence[int]:
+        """The nodes whose cache entries stay: the last emitted token is never in the cache, as in plain decoding."""
+        return self.path[: len(self.emitted) - 1]
+
+    def accepted_nodes(self) -> NDArray[np.bool_]:
+        """bool, shape (n,): which nodes of the tree were accepted."""
+        accepted = np.zeros(len(self.tree), np.bool_)
+        accepted[list(self.path)] = True
+        return accepted

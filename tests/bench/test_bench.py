@@ -16,7 +16,7 @@ from aded.bench.contenders import Contender, contenders
 from aded.bench.requests import lengthened
 from aded.bench.summary import acceptance_by_depth, summarise
 from aded.cli import app
-from aded.engines.transformers.models import Loaded
+from aded.engines.transformers.loading import Loaded
 from aded.traces import Prompt
 from support.models import build
 from support.tokenizers import Words
@@ -129,7 +129,7 @@ def test_an_unknown_contender_is_refused() -> None:
 @pytest.fixture
 def command(monkeypatch, tmp_path: Path, entrants: list[Contender]) -> list[str]:
     """`aded bench` on the tiny model."""
-    monkeypatch.setattr("aded.engines.transformers.models.load", lambda *_, **__: entrants[0].loaded)
+    monkeypatch.setattr("aded.engines.transformers.loading.load", lambda *_, **__: entrants[0].loaded)
     monkeypatch.setattr("aded.bench.environment.metadata.version", lambda name: "1")
     (tmp_path / "p.txt").write_text("abcabcabc\nxyzxyz")
     words = ["bench", "--prompts", str(tmp_path / "p.txt"), "--drafters", "adaptive,hf-prompt-lookup"]
@@ -165,7 +165,13 @@ def test_an_interrupt_keeps_what_was_measured(command: list[str], tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--engine", "abacus"], ["--drafters", "nobody"], ["--json", "/no/such/folder/x.json"], ["--nodes", "x"]]
+    "wrong",
+    [
+        ["--engine", "abacus"],
+        ["--drafters", "nobody"],
+        ["--json", "/no/such/folder/x.json"],
+        ["--max-draft-tokens", "x"],
+    ],
 )
 def test_what_cannot_be_run_is_one_clear_error(command: list[str], wrong: list[str]) -> None:
     shown = CliRunner().invoke(app, [*command, *wrong])

@@ -13,7 +13,16 @@ from support.paths import ROOT, SHIPPED
 
 def test_the_command_prints_a_row_for_each_part_taken_away(tmp_path: Path) -> None:
     Trace(Trace.load(SHIPPED).sequences[:2]).save(tmp_path / "few")
-    command = [sys.executable, "-m", "benchmarks.ablation", str(tmp_path / "few"), "--nodes", "4", "--processes", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.ablation",
+        str(tmp_path / "few"),
+        "--max-draft-tokens",
+        "4",
+        "--processes",
+        "1",
+    ]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     head, _, *rows = shown.stdout.splitlines()

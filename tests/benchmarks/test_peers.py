@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import benchmarks.peers  # noqa: F401 - registers them
-from aded import Observation, UnknownDrafterError, create_drafter
+from aded import Outcome, UnknownDrafterError, create_drafter
 from aded.traces import Trace
 from benchmarks.peers.paths import tree_of_paths
 from support.paths import ROOT, SHIPPED
@@ -45,7 +45,7 @@ def test_their_drafts_are_valid_trees_within_the_budget(name: str, prompt, emitt
         tree = session.draft(budget)
         tree.validate()
         assert len(tree) <= budget
-        session.observe(Observation(tokens, tree))
+        session.observe(Outcome(tokens, tree))
 
 
 @pytest.mark.parametrize("name", ["suffix-chain", "suffix-tree", "ngram-trie-frequency", "ngram-trie-recency"])
@@ -67,7 +67,7 @@ def test_the_authors_code_survives_a_budget_of_one() -> None:
     session = drafter.start([0, 1, 2, 0, 0, 9, 0, 2, 0, 0, 0, 0, 5, 7, 0])
     for text in ([7, 0, 0, 8, 2, 0, 2, 8, 8, 0, 7, 0, 0, 0, 0], [5, 0, 0, 6, 0, 8, 4, 0, 5, 0, 7, 8, 0, 3], [0, 0, 0]):
         assert len(session.draft(1)) <= 1
-        session.observe(Observation(text))
+        session.observe(Outcome(text))
     drafter.build([[1, 2, 3]])
     assert len(session.draft(1)) <= 1
 
@@ -89,7 +89,7 @@ def test_a_tree_of_paths_holds_each_path_up_to_the_cut(paths, most: int) -> None
 
 def test_the_command_is_adeds_own_with_their_drafters_to_choose_from(tmp_path: Path) -> None:
     Trace(Trace.load(SHIPPED).sequences[:2]).save(tmp_path / "few")
-    words = ["trace", "replay", str(tmp_path / "few"), "--nodes", "4", "--json", "--drafters"]
+    words = ["trace", "replay", str(tmp_path / "few"), "--max-draft-tokens", "4", "--json", "--drafters"]
     command = [sys.executable, "-m", "benchmarks.peers", *words, "ngram-trie-recency,prompt-lookup"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr

@@ -24,7 +24,7 @@ def test_the_command_line_answers_in_json(tmp_path: Path) -> None:
         "float32",
         "--max-new-tokens",
         "24",
-        "--nodes",
+        "--max-draft-tokens",
         "8",
         "--state",
         str(state),
@@ -47,7 +47,7 @@ def test_the_command_line_answers_in_json(tmp_path: Path) -> None:
     [
         (["--model", "/no/such/model"], "cannot load the model"),
         (["--drafter", "nothing"], "choose one of adaptive"),
-        (["--nodes", "many"], "whole number"),
+        (["--max-draft-tokens", "many"], "whole number"),
         (["--dtype", "int3"], "choose one of float32"),
         (["--state", __file__], "state file"),
     ],

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from aded import Corpus, CorpusFileError, Observation, Representative, create_drafter
+from aded import Corpus, CorpusFileError, Outcome, Representative, create_drafter
 from aded.cli import app
 from aded.corpus import text as corpus_text
 from aded.corpus.model import learn_trace, learn_vocabulary
 from aded.corpus.text import Block, blocks_of_files, blocks_of_texts, learn_blocks, text_files
-from aded.engines.transformers.models import Loaded, load
-from aded.representative import Blend
+from aded.engines.transformers.loading import Loaded, load
+from aded.representative import Interpolation
 from aded.traces import Trace
 from support.models import build
 from support.paths import SHIPPED
@@ -103,7 +103,7 @@ def test_the_vocabulary_teaches_what_follows_each_token(tokenizer) -> None:
     start = loaded.prompt_ids([{"role": "user", "content": "Hello"}])
     for token in (0, 5, loaded.model.config.vocab_size - 1):
         logits = loaded.model(torch.cat([start, torch.tensor([[token]])], 1)).logits[0, -1]
-        assert Blend([learned]).predict([token])[0][0] == int(logits.argmax())
+        assert Interpolation([learned]).predict([token])[0][0] == int(logits.argmax())
 
 
 def test_a_trace_is_learned_with_and_without_distributions() -> None:
@@ -188,7 +188,7 @@ def test_drafting_and_learning_leave_the_file_as_it_is(tmp_path: Path) -> None:
     for _ in range(20):
         tree = session.draft(8)
         assert len(tree) > 0
-        session.observe(Observation([4], tree))
+        session.observe(Outcome([4], tree))
     assert (tmp_path / "c").read_bytes() == before
 
 

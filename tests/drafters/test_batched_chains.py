@@ -1,45 +1,57 @@
-"""Drafting for many sequences at once."""
+"""The adaptive drafter on many sequences at once: chains, from kept tokens alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from aded.drafters.many import ManyDrafter
-from aded.representative import Representative
+from aded.batch import ChainOutcomes, Chains, Limits
+from aded.drafters.adaptive import AdaptiveDrafter
+from aded.drafters.base import Slots
+from aded.engines.vllm.engine import StepDrafter
+from aded.engines.vllm.requests import Requests
 
 TEXTS = np.array([[1, 2, 3, 4, 5, 6, 7, 8] * 8, [21, 22, 23, 24, 25, 26, 27, 28] * 8], np.int32)
 BOTH = np.array([0, 1])
 
 
-def drafter(**options: object) -> ManyDrafter:
-    return ManyDrafter(Representative(memory_mb=1, successors=8), sequences=2, sequence_mb=0.2, longest=6, **options)
+def slots() -> Slots:
+    options = {"memory_mb": 1, "successors": 8, "sequence_mb": 0.2, "sequence_successors": 4}
+    return AdaptiveDrafter(share_prompts=False, **options).open(2)
 
 
-def recent(many: ManyDrafter, lengths: list[int]) -> np.ndarray:
-    return many.recent(TEXTS, BOTH[: len(lengths)], np.array(lengths))
+def see(many: Slots, which: np.ndarray, lengths: list[int], emitted: int = 1) -> None:
+    """The sequences emitted their last tokens, up to these lengths."""
+    recent = Requests.recent(TEXTS, which, np.array(lengths), 16)
+    outcomes = ChainOutcomes(recent, np.full(len(which), emitted), np.zeros((len(which), 6), np.float32))
+    many.observe(which, outcomes)()
 
 
-def draft(many: ManyDrafter, lengths: list[int], most: int = 6, least: float = 0.05) -> list[list[int]]:
-    ids, paths = many.draft(BOTH, recent(many, lengths), np.array([most, most]), least)
-    return [row[path > 0].tolist() for row, path in zip(ids, paths, strict=True)]
+def draft(many: Slots, which: np.ndarray = BOTH, most: tuple[int, ...] = (6, 6), least: float = 1e-3) -> Chains:
+    drafts = many.draft(which, 6, Limits(np.array(most[: len(which)]), trees=False), least)
+    assert isinstance(drafts, Chains)
+    return drafts
 
 
-def begun() -> ManyDrafter:
-    many = drafter()
-    for place in (0, 1):
-        many.start(place, TEXTS[place, :16])
+def tokens(drafts: Chains) -> list[list[int]]:
+    return [row[:length].tolist() for row, length in zip(drafts.ids, drafts.lengths, strict=True)]
+
+
+def begun() -> Slots:
+    many = slots()
+    for slot in (0, 1):
+        many.start(slot, TEXTS[slot, :16])
     return many
 
 
 def test_each_sequence_is_continued_by_what_stood_in_it() -> None:
-    assert draft(begun(), [16, 16], least=1e-3) == [[1, 2, 3, 4, 5, 6], [21, 22, 23, 24, 25, 26]]
+    assert tokens(draft(begun())) == [[1, 2, 3, 4, 5, 6], [21, 22, 23, 24, 25, 26]]
 
 
 def test_a_draft_is_no_longer_than_allowed_and_no_less_likely() -> None:
     many = begun()
-    assert [len(row) for row in draft(many, [16, 16], most=2, least=1e-3)] == [2, 2]
-    _, paths = many.draft(BOTH, recent(many, [16, 16]), np.array([6, 0]), 0.3)
+    assert draft(many, most=(2, 2)).lengths.tolist() == [2, 2]
+    paths = draft(many, most=(6, 0), least=0.3).paths
     assert (paths[0][paths[0] > 0] >= 0.3).all()
     assert not paths[1].any()
     assert (np.diff(paths[0]) <= 0).all()
@@ -47,40 +59,54 @@ def test_a_draft_is_no_longer_than_allowed_and_no_less_likely() -> None:
 
 def test_what_a_sequence_emits_makes_its_drafts_surer() -> None:
     many = begun()
-    before = many.draft(BOTH, recent(many, [16, 16]), np.array([6, 6]), 1e-3)[1].copy()
+    before = draft(many).paths
     for length in range(17, 57):
-        many.learn(BOTH, recent(many, [length, length]), np.ones(2, np.int64))
-    after = many.draft(BOTH, recent(many, [56, 56]), np.array([6, 6]), 1e-3)[1]
+        see(many, BOTH, [length, length])
+    after = draft(many).paths
     assert (after[:, 5] > before[:, 5]).all()
     assert after[0, 5] > 0.5
 
 
 def test_one_sequence_learns_from_another_but_not_from_its_prompt() -> None:
-    many = drafter()
+    many = slots()
     many.start(0, TEXTS[0, :16])
-    many.start(1, TEXTS[1, :1])
-    ids, paths = many.draft(BOTH[1:], recent(many, [16]), np.array([6]), 1e-3)
-    assert 1 not in ids[0][paths[0] > 0], "the other's prompt is its own"
+    many.start(1, TEXTS[0, 7:8])
+    assert tokens(draft(many, BOTH[1:])) == [[]], "the other's prompt is its own"
     for length in range(17, 57):
-        many.learn(BOTH[:1], recent(many, [length]), np.array([1]))
-    ids, paths = many.draft(BOTH[1:], recent(many, [16]), np.array([6]), 1e-3)
-    assert ids[0, :3].tolist() == [1, 2, 3], "what it said is everybody's"
+        see(many, BOTH[:1], [length])
+    assert tokens(draft(many, BOTH[1:]))[0][:3] == [1, 2, 3], "what it said is everybody's"
 
 
-def test_a_place_that_is_reused_remembers_nothing() -> None:
+def test_a_slot_that_is_reused_remembers_nothing() -> None:
     many = begun()
     many.start(0, TEXTS[1, :16])
-    ids, paths = many.draft(BOTH[:1], recent(many, [16]), np.array([6]), 1e-3)
-    assert not np.isin(ids[0][paths[0] > 0], TEXTS[0]).any()
+    assert not np.isin(tokens(draft(many, BOTH[:1]))[0], TEXTS[0]).any()
 
 
 def test_sequences_alone_or_together_get_the_same_drafts() -> None:
     many = begun()
-    together = draft(many, [16, 19], least=1e-3)
-    ids, paths = many.draft(BOTH[1:], recent(many, [16, 19])[1:], np.array([6]), 1e-3)
-    assert ids[0][paths[0] > 0].tolist() == together[1]
+    see(many, BOTH[1:], [19], emitted=3)
+    together = tokens(draft(many))
+    assert tokens(draft(many, BOTH[1:])) == together[1:]
+    assert tokens(draft(many, BOTH[:1])) == together[:1]
+
+
+def test_chains_and_trees_come_from_the_same_knowledge() -> None:
+    """The tree of one path that is likeliest begins as the chain does, and with the same probabilities."""
+    many = begun()
+    see(many, BOTH, [24, 24], emitted=8)
+    chains = draft(many)
+    for slot, tree in enumerate(many.draft(BOTH, 6, Limits([6, 6]), 0.0)):
+        chain, length = tree.best_chain(), min(len(tree.best_chain()), int(chains.lengths[slot]))
+        assert chain.tokens[:length].tolist() == chains.ids[slot, :length].tolist()
+        # A chain's search may leave a twentieth of each step's probability unread.
+        ratio = chains.paths[slot, :length] / np.exp(chain.log_probs[:length])
+        assert (ratio <= 1 + 1e-5).all()
+        assert (ratio >= 0.95 ** np.arange(1, length + 1)).all()
 
 
 def test_senseless_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        ManyDrafter(Representative(memory_mb=1), sequences=0)
+        StepDrafter(AdaptiveDrafter(memory_mb=1), requests=0, max_length=100)
+    with pytest.raises(ValueError, match="at least 1"):
+        StepDrafter(AdaptiveDrafter(memory_mb=1), requests=1, max_length=100, max_draft_tokens=0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aded import DraftTree, Observation, UnknownDrafterError, create_drafter, drafter_names
+from aded import DraftTree, Outcome, UnknownDrafterError, create_drafter, drafter_names
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
 OURS = ["adaptive", "none", "paper", "prompt-lookup", "token-recycling"]
@@ -29,7 +29,7 @@ def test_drafts_are_valid_trees_within_the_budget(name: str, prompt, emitted, bu
         tree.validate()
         assert len(tree) <= budget
         ids = np.tile(np.array([[1, 2]], np.int32), (len(tree) + 1, 1))
-        session.observe(Observation(tokens, tree, ids, np.full(ids.shape, 0.4, np.float32)))
+        session.observe(Outcome(tokens, tree, ids, np.full(ids.shape, 0.4, np.float32)))
 
 
 def _small_adaptive():
@@ -45,8 +45,8 @@ def test_a_repeated_passage_is_drafted(name: str) -> None:
 
 def test_token_recycling_drafts_the_latest_candidates() -> None:
     session = create_drafter("token-recycling", top_k=2).start([5])
-    session.observe(Observation([7], DraftTree.empty(), np.array([[7, 8]], np.int32), np.array([[0.6, 0.2]])))
-    session.observe(Observation([5], DraftTree.empty(), np.array([[5, 6]], np.int32), np.array([[0.6, 0.2]])))
+    session.observe(Outcome([7], DraftTree.empty(), np.array([[7, 8]], np.int32), np.array([[0.6, 0.2]])))
+    session.observe(Outcome([5], DraftTree.empty(), np.array([[5, 6]], np.int32), np.array([[0.6, 0.2]])))
     tree = session.draft(8)
     assert set(tree.children(-1)) == {7, 8}
     assert set(tree.children(tree.children(-1)[7])) == {5, 6}
@@ -56,15 +56,15 @@ def test_a_rejected_node_teaches() -> None:
     session = create_drafter("adaptive").start([1, 2])
     tree = DraftTree.chain([3, 4])
     ids = np.array([[9], [20], [21]], np.int32)
-    session.observe(Observation([9], tree, ids, np.ones((3, 1), np.float32)))
-    session.observe(Observation([1, 2, 3], DraftTree.empty()))
+    session.observe(Outcome([9], tree, ids, np.ones((3, 1), np.float32)))
+    session.observe(Outcome([1, 2, 3], DraftTree.empty()))
     assert 20 in session.draft(8).children(-1)
 
 
 def test_learning_without_distributions_takes_the_kept_tokens() -> None:
     session = create_drafter("adaptive").start([1, 2, 3])
-    session.observe(Observation([4, 5]))
-    session.observe(Observation([1, 2, 3]))
+    session.observe(Outcome([4, 5]))
+    session.observe(Outcome([1, 2, 3]))
     tree = session.draft(2)
     assert tree.tokens.tolist() == [4, 5]
 
@@ -72,7 +72,7 @@ def test_learning_without_distributions_takes_the_kept_tokens() -> None:
 def test_drafting_needs_no_torch() -> None:
     code = (
         "import sys, aded; s = aded.create_drafter('adaptive').start([1, 2, 3, 1, 2]); s.draft(8); "
-        "import aded.decoding, aded.verify, aded.budget; sys.exit('torch' in sys.modules)"
+        "import aded.decoding, aded.accept, aded.speculation, aded.budget; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -86,7 +86,7 @@ def test_a_long_copy_is_accepted_by_tens_of_tokens() -> None:
         node, taken = -1, 0
         while at + taken < len(passage) and passage[at + taken] in tree.children(node):
             node, taken = tree.children(node)[passage[at + taken]], taken + 1
-        session.observe(Observation(passage[at : at + taken + 1], tree))
+        session.observe(Outcome(passage[at : at + taken + 1], tree))
         accepted.append(taken)
         at += taken + 1
     assert max(accepted) >= 48

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aded import Representative, StateFileError
-from aded.representative import Blend, Trust, windows
+from aded.representative import Interpolation, InterpolationWeights, context_windows
 from aded.search import best_first
 from support.tables import TEXTS, predict, small
 
@@ -24,7 +24,7 @@ def test_text_once_learned_is_predicted(tokens: list[int]) -> None:
 
 @given(TEXTS, st.integers(1, 5), st.integers(0, 20))
 def test_windows_pair_each_token_with_what_came_before(tokens: list[int], length: int, start: int) -> None:
-    contexts, following = windows(np.asarray(tokens, np.int32), length, start)
+    contexts, following = context_windows(np.asarray(tokens, np.int32), length, start)
     first = max(start, 1)
     assert following.tolist() == tokens[first:]
     for row, context in enumerate(contexts.tolist()):
@@ -34,10 +34,10 @@ def test_windows_pair_each_token_with_what_came_before(tokens: list[int], length
 
 def test_a_distribution_is_learned_as_it_is() -> None:
     table = small(orders=(2,))
-    blend = Blend([table], Trust((2,), 1, (0.0,)))
+    mixed = Interpolation([table], InterpolationWeights((2,), 1, (0.0,)))
     table.learn(np.array([[4, 5]], np.int32), np.array([[7, 9]], np.int32), np.array([[0.6, 0.3]], np.float32))
-    assert dict(blend.predict([4, 5])) == pytest.approx({7: 0.6, 9: 0.3})
-    assert blend.predict([5, 4]) == []
+    assert dict(mixed.predict([4, 5])) == pytest.approx({7: 0.6, 9: 0.3})
+    assert mixed.predict([5, 4]) == []
 
 
 def test_memory_never_grows_and_old_contexts_give_way() -> None:
@@ -135,7 +135,7 @@ def test_two_threads_draft_and_learn_from_one_state() -> None:
             for _ in range(200):
                 tokens = rng.integers(0, 60, 40).astype(np.int32)
                 table.learn_text(tokens)
-                tree = best_first(Blend([table]), tokens[-5:], 32)
+                tree = best_first(Interpolation([table]), tokens[-5:], 32)
                 tree.validate()
                 assert (tree.tokens < 64).all()
         except Exception as error:

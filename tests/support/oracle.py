@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aded import DraftTree, Observation
+from aded import DraftTree, Outcome
 
 
 class Oracle:
@@ -35,11 +35,11 @@ class Oracle:
             above = len(tokens) - 1
         return DraftTree.build(tokens[:max_nodes], parents[:max_nodes])
 
-    def observe(self, observation: Observation) -> None:
-        self.position += len(observation.emitted)
-        if len(observation.tree):
-            self.drafted += len(observation.tree)
-            self.accepted += len(observation.emitted) - 1
+    def observe(self, outcome: Outcome) -> None:
+        self.position += len(outcome.emitted)
+        if len(outcome.tree):
+            self.drafted += len(outcome.tree)
+            self.accepted += outcome.accepted
 
 
 class Chain(Oracle):

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from aded import Representative
-from aded.representative import Blend
+from aded.representative import Interpolation
 
 TEXTS = st.lists(st.integers(0, 12), min_size=0, max_size=80)
 
@@ -17,4 +17,4 @@ def small(**options: Any) -> Representative:
 
 
 def predict(table: Representative, context: list[int]) -> list[tuple[int, float]]:
-    return Blend([table]).predict(context)
+    return Interpolation([table]).predict(context)

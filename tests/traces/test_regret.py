@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aded import AdedError, create_drafter
-from aded.budget import MAX_NODES, CostCurve
+from aded.budget import MAX_DRAFT_TOKENS, CostCurve
 from aded.cli import app
 from aded.traces import Trace
 from aded.traces.regret import regret
@@ -30,7 +30,9 @@ def trace() -> Trace:
 
 @pytest.mark.parametrize("name", CURVES)
 def test_within_three_percent_of_the_best_fixed_budget(trace: Trace, name: str) -> None:
-    found = regret(trace, lambda: create_drafter("adaptive"), CURVES[name], fixed=(0, 1, 2, 4, 6, 8, 16, MAX_NODES))
+    found = regret(
+        trace, lambda: create_drafter("adaptive"), CURVES[name], fixed=(0, 1, 2, 4, 6, 8, 16, MAX_DRAFT_TOKENS)
+    )
     assert found.ratio >= 0.97
     assert found.chosen >= found.fixed[0]
 

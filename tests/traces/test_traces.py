@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import benchmarks.peers  # noqa: F401 - registers them
 from aded import PromptFileError, TraceFileError, create_drafter
 from aded.cli import app
-from aded.engines.transformers.models import Loaded
+from aded.engines.transformers.loading import Loaded
 from aded.traces import Trace, TracedSequence, read_prompts
 from aded.traces.record import record
 from aded.traces.replay import replay
@@ -83,7 +83,7 @@ def test_adaptive_drafts_as_well_as_it_did(keep: bool, nodes: int, recorded: flo
 
 def test_replaying_twice_prints_the_same(tmp_path: Path) -> None:
     Trace(Trace.load(SHIPPED).sequences[:12]).save(tmp_path / "t")
-    command = ["trace", "replay", str(tmp_path / "t"), "--json", "--nodes", "4,16"]
+    command = ["trace", "replay", str(tmp_path / "t"), "--json", "--max-draft-tokens", "4,16"]
     command += ["--drafters", "adaptive,paper,prompt-lookup,token-recycling,ngram-trie-frequency,ngram-trie-recency"]
     for state in ("--fresh", "--keep-state"):
         runs = []
@@ -96,7 +96,7 @@ def test_replaying_twice_prints_the_same(tmp_path: Path) -> None:
                 assert result.pop("draft_ms") >= 0
                 assert result.pop("learn_ms") >= 0
                 assert result["mat"] >= 1.0
-                assert result["nodes_used"] <= result["nodes"]
+                assert result["nodes_used"] <= result["max_draft_tokens"]
                 assert result["acceptance_by_depth"] == sorted(result["acceptance_by_depth"], reverse=True)
             runs.append(json.dumps(results))
         assert runs[0] == runs[1]
@@ -105,7 +105,7 @@ def test_replaying_twice_prints_the_same(tmp_path: Path) -> None:
 def test_what_was_learned_before_helps() -> None:
     trace = Trace.load(SHIPPED)
     some = Trace(trace.sequences[:20])
-    options = {"make": lambda: create_drafter("adaptive"), "nodes": 16}
+    options = {"make": lambda: create_drafter("adaptive"), "max_draft_tokens": 16}
     alone = replay(some, "adaptive", **options)
     warm = replay(some, "adaptive", **options, warm=some)
     assert warm.mat > 1.5 * alone.mat
@@ -118,7 +118,7 @@ def test_a_text_only_trace_replays() -> None:
     assert result.mat > 1.2
 
 
-@pytest.mark.parametrize("command", [["--nodes", "many"], ["--drafters", "nobody"], ["--drafters", ","]])
+@pytest.mark.parametrize("command", [["--max-draft-tokens", "many"], ["--drafters", "nobody"], ["--drafters", ","]])
 def test_a_replay_that_cannot_be_is_one_clear_error(command: list[str]) -> None:
     shown = CliRunner().invoke(app, ["trace", "replay", str(SHIPPED), *command])
     assert shown.exit_code != 0

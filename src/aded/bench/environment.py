@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
-from aded.engines.costs import processor
-from aded.engines.loaded import LoadedModel
+from aded.engines.base.cost_files import processor
+from aded.engines.base.loaded import LoadedModel
 
 __all__ = ["environment"]
 

@@ -13,7 +13,7 @@ import psutil
 
 from aded.bench.contenders import PLAIN, Contender
 from aded.bench.requests import requests
-from aded.engines.loaded import LoadedModel
+from aded.engines.base.loaded import LoadedModel
 from aded.traces.prompts import Prompt
 
 __all__ = ["Run", "measure"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aded.bench.contenders import Contender
-from aded.engines.loaded import LoadedModel
+from aded.engines.base.loaded import LoadedModel
 from aded.traces.prompts import Prompt
 from aded.traces.record import record
 from aded.traces.replay import replay

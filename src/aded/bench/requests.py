@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aded.engines.loaded import LoadedModel
+from aded.engines.base.loaded import LoadedModel
 from aded.traces.prompts import Prompt
 
 __all__ = ["Request", "lengthened", "requests"]

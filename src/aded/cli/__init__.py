@@ -10,12 +10,14 @@ try:
     import typer
 
     from aded.cli import answer, bench, calibrate, corpus, trace, vllm
+    from aded.cli.options import Commands
 except ModuleNotFoundError:  # pragma: no cover - only without the extra
     sys.exit('the aded command needs its extra: pip install "aded[cli]"')
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
+    cls=Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -16,14 +16,14 @@ from aded.cli.options import (
     Dtype,
     Engine,
     Limit,
+    MaxDraftTokens,
     Model,
     NewTokens,
-    Nodes,
     PerCategory,
     Skip,
     Temperature,
     Threads,
-    nodes_of,
+    most_of,
     words_of,
 )
 from aded.cli.progress import progress_bar
@@ -55,7 +55,7 @@ def bench(
     context: Annotated[
         int | None, typer.Option(min=1, help="Put other prompts of the file before each, up to so many tokens.")
     ] = None,
-    nodes: Nodes = "auto",
+    max_draft_tokens: MaxDraftTokens = "auto",
     compile: Compile = False,
     keep_state: Annotated[
         bool, typer.Option("--keep-state/--fresh", help="Learn from prompt to prompt, or begin each one anew.")
@@ -82,7 +82,7 @@ def bench(
         if path is not None and not path.absolute().parent.is_dir():
             raise AdedError(f"there is no folder {path.absolute().parent} to write {path.name} in; make it first")
     chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
-    names, most = words_of(drafters or _DRAFTERS.get(engine, "adaptive"), "--drafters"), nodes_of(nodes)
+    names, most = words_of(drafters or _DRAFTERS.get(engine, "adaptive"), "--drafters"), most_of(max_draft_tokens)
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     if engine == "llamacpp" and batch_size > 1:
         raise AdedError("llama.cpp answers one prompt at a time here; leave out --batch-size")
@@ -98,7 +98,12 @@ def bench(
         texts = [turn for prompt in read_prompts(prompts) for turn in prompt.turns]
         chosen = lengthened(chosen, texts, context, lambda text: len(loaded.encode(text)))
     entrants = contenders(names, loaded, most, corpus, compile=compile, engine=engine)
-    settings = {"prompts": str(prompts), "nodes": nodes, "max_new_tokens": max_new_tokens, "keep_state": keep_state}
+    settings = {
+        "prompts": str(prompts),
+        "max_draft_tokens": max_draft_tokens,
+        "max_new_tokens": max_new_tokens,
+        "keep_state": keep_state,
+    }
     settings |= {"temperature": temperature, "batch_size": batch_size, "context": context, "compile": compile}
     settings["corpus"] = None if corpus is None else str(corpus)
     report: dict[str, Any] = {"environment": environment(loaded), "settings": settings, "results": []}

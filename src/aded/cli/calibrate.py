@@ -41,9 +41,9 @@ def calibrate(
     curve = loaded.step_cost(compile=compile, renew=True)
     spent: dict[int, list[dict[str, float]]] = {}
     if parts:
-        from aded.engines.transformers.parts import PARTS, step_parts
+        from aded.engines.transformers.profile import PARTS, profile_step
 
-        spent = {n: [step_parts(loaded.model, n, ours=ours) for ours in (False, True)] for n in (1, 8, 32)}
+        spent = {n: [profile_step(loaded.model, n, ours=ours) for ours in (False, True)] for n in (1, 8, 32)}
     if as_json:
         result: dict[str, Any] = {"model": loaded.name, "step_cost": curve.to_json()}
         if parts:

@@ -51,7 +51,7 @@ def build(
     """Learn texts, the model's own answers, or both. Stopped, it goes on next time."""
     from aded.corpus.model import learn_trace, learn_vocabulary
     from aded.corpus.text import blocks_of_files, blocks_of_texts, learn_blocks, text_files
-    from aded.engines.transformers.models import load
+    from aded.engines.transformers.loading import load
 
     if not (text or prompts or dataset or vocabulary) or (text and dataset):
         raise CorpusFileError("give --text, --prompts, --vocabulary or several; --dataset takes the place of --text")

@@ -7,7 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from aded.engines.loaded import LoadedModel
+from aded.engines.base.loaded import LoadedModel
+from aded.engines.base.options import bind_drafter, create_drafter
+from aded.engines.base.runner import Runner
 from aded.errors import AdedError
 
 __all__ = ["ENGINES", "load_model", "open_runner"]
@@ -21,25 +23,25 @@ def open_runner(
     *,
     model: str | None,
     drafter: str,
-    nodes: Any,
+    max_draft_tokens: Any,
     compile: bool,
     dtype: str | None,
     threads: int | None,
     state: Path | None,
     corpus: Path | None,
     report: Callable[[str], None],
-) -> Any:
-    """The engine's `Runner`, with its model loaded.
+) -> Runner:
+    """The engine's runner, with its model loaded.
 
     Raises:
         AdedError: there is no such engine, it is not installed, or it does not take an option.
     """
-    options: dict[str, Any] = {"drafter": drafter, "nodes": nodes, "threads": threads, "state": state, "corpus": corpus}
-    if engine == "transformers":
-        options |= {"compile": compile, "dtype": dtype or _DTYPE, "report": report}
-    else:
-        _refuse(engine, compile=compile, dtype=dtype)
-    return _module(engine, "runner").Runner.open(model, **options)
+    made = create_drafter(drafter, state=state, corpus=corpus)  # a wrong name is known before the work begins
+    loaded = load_model(engine, model, dtype=dtype, threads=threads, compile=compile, report=report)
+    bind_drafter(made, loaded.vocab_size, loaded.fingerprint, state)
+    module = _module(engine, "runner")
+    runner: Runner = module.EngineRunner(loaded, made, max_draft_tokens, compile)
+    return runner
 
 
 def load_model(
@@ -58,11 +60,11 @@ def load_model(
     """
     if engine == "transformers":
         if threads is not None:
-            _module(engine, "models").torch.set_num_threads(threads)
-        loaded: LoadedModel = _module(engine, "models").load(model, dtype=dtype or _DTYPE, report=report)
+            _module(engine, "loading").torch.set_num_threads(threads)
+        loaded: LoadedModel = _module(engine, "loading").load(model, dtype=dtype or _DTYPE, report=report)
         return loaded
     _refuse(engine, compile=compile, dtype=dtype)
-    loaded = _module(engine, "runner").load(model, threads=threads)
+    loaded = _module(engine, "loading").load(model, threads=threads)
     return loaded
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
 from rich.table import Table
+from typer.core import TyperGroup
 
 from aded.budget import CostCurve
 from aded.errors import AdedError
@@ -16,7 +19,7 @@ from aded.errors import AdedError
 Engine = Annotated[str, typer.Option(help="transformers, or llamacpp for GGUF files.")]
 Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
 DrafterName = Annotated[str, typer.Option("--drafter", help="Who drafts: adaptive, paper, prompt-lookup, ...")]
-Nodes = Annotated[str, typer.Option(help="Most draft tokens verified a step, or auto: as many as pay here.")]
+MaxDraftTokens = Annotated[str, typer.Option(help="Most draft tokens verified a step, or auto: as many as pay here.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile our steps: slow at first, faster from then on.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens to generate.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily; above, samples.")]
@@ -32,18 +35,30 @@ PerCategory = Annotated[int | None, typer.Option(min=1, help="Only the first so 
 Skip = Annotated[int, typer.Option(min=0, help="Leave out the first so many prompts of each category.")]
 
 
+class Commands(TyperGroup):
+    """A group of commands that still knows options by their old names."""
+
+    def main(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        for i, word in enumerate(given):
+            if word.split("=")[0] == "--nodes":
+                print("aded: --nodes is called --max-draft-tokens now, and will go", file=sys.stderr)
+                given[i] = word.replace("--nodes", "--max-draft-tokens", 1)
+        return super().main(given, *others, **more)
+
+
 def plain_table() -> Table:
     """The look of the commands' tables."""
     return Table(box=SIMPLE, show_edge=False, padding=(0, 1))
 
 
-def nodes_of(text: str) -> Any:
-    """ "auto" or a number of nodes."""
+def most_of(text: str) -> Any:
+    """ "auto" or a number of draft tokens."""
     if text == "auto":
         return "auto"
     if text.isdigit():
         return int(text)
-    raise AdedError(f'--nodes takes a whole number or "auto", not {text!r}')
+    raise AdedError(f'--max-draft-tokens takes a whole number or "auto", not {text!r}')
 
 
 def words_of(text: str, option: str) -> list[str]:

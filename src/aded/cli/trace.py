@@ -95,7 +95,9 @@ def record(
 def replay(
     trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
     drafters: Annotated[str, typer.Option(help="Comma-separated names.")] = "adaptive",
-    nodes: Annotated[str, typer.Option(help="Comma-separated budgets of nodes.")] = "16,32,64",
+    max_draft_tokens: Annotated[
+        str, typer.Option(help="Most nodes of a draft; several, comma-separated.")
+    ] = "16,32,64",
     warm: Annotated[Path | None, typer.Option(help="Another trace, learned first.")] = None,
     corpus: CorpusFile = None,
     keep_state: Annotated[
@@ -104,12 +106,12 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
 ) -> None:
     """Run drafters against a trace without any model."""
-    from aded.drafters import create
+    from aded.drafters import create, takes
     from aded.representative.storage import check_identity
     from aded.traces.replay import replay as run
     from aded.traces.trace import Trace
 
-    names, budgets = words_of(drafters, "--drafters"), numbers_of(nodes, "--nodes")
+    names, budgets = words_of(drafters, "--drafters"), numbers_of(max_draft_tokens, "--max-draft-tokens")
     for name in names:
         create(name)  # an unknown name or a missing package is known before the work begins
     recorded = Trace.load(trace)
@@ -119,7 +121,7 @@ def replay(
         check_identity(about, opened.identity(), "the corpus", orders=False, error=CorpusFileError)
 
     def make(name: str) -> Any:
-        return create(name, **({} if opened is None or name != "adaptive" else {"corpus": opened}))
+        return create(name, **({"corpus": opened} if opened is not None and takes(name, "corpus") else {}))
 
     learned = None if warm is None else Trace.load(warm)
     results: list[Any] = []
@@ -148,7 +150,7 @@ def replay(
     for result in results:
         table.add_row(
             result.drafter,
-            str(result.nodes),
+            str(result.max_draft_tokens),
             f"[bold]{result.mat:.3f}[/bold]",
             f"{result.nodes_used:.1f}",
             f"{result.draft_ms:.2f}",
@@ -164,7 +166,7 @@ def replay(
 def calibration(
     trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
     drafter: Annotated[str, typer.Option(help="Whose path probabilities to check.")] = "adaptive",
-    nodes: Annotated[int, typer.Option(min=1, help="Most nodes of a draft.")] = 64,
+    max_draft_tokens: Annotated[int, typer.Option(min=1, help="Most nodes of a draft.")] = 64,
     keep_state: Annotated[
         bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
     ] = False,
@@ -175,14 +177,14 @@ def calibration(
     from aded.traces.trace import Trace
 
     create(drafter)
-    found = calibrate(Trace.load(trace), lambda: create(drafter), nodes, keep_state=keep_state)
+    found = calibrate(Trace.load(trace), lambda: create(drafter), max_draft_tokens, keep_state=keep_state)
     table = plain_table()
     for column in ("predicted", "accepted", "nodes"):
         table.add_column(column, justify="right")
     for predicted, measured, count in zip(found.predicted, found.measured, found.nodes, strict=True):
         if count:
             table.add_row(f"{predicted:.3f}", f"{measured:.3f}", str(count))
-    summary = f"{drafter}, {nodes} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}\n"
+    summary = f"{drafter}, {max_draft_tokens} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}\n"
     Console(highlight=False).print(summary, table, sep="\n")
 
 
@@ -237,7 +239,7 @@ def regret(
 
 def _by_category(results: list[Any]) -> Table:
     """MAT of each category at the largest budget of each drafter."""
-    largest = {result.drafter: result for result in sorted(results, key=lambda r: r.nodes)}
+    largest = {result.drafter: result for result in sorted(results, key=lambda r: r.max_draft_tokens)}
     table = plain_table()
     table.add_column("category", no_wrap=True)
     for name in largest:

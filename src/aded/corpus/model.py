@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache
 
+from aded.drafters.adaptive import CHOICE_WEIGHT, PROMPT_PROBABILITY
 from aded.engines.transformers.linear import fast_linear
-from aded.engines.transformers.models import Loaded
-from aded.representative import Representative, windows
+from aded.engines.transformers.loading import Loaded
+from aded.representative import Representative, context_windows
 from aded.traces.trace import Trace
 
 __all__ = ["learn_trace", "learn_vocabulary"]
@@ -19,21 +20,21 @@ _TOP_K = 8
 
 
 def learn_trace(table: Representative, trace: Trace) -> int:
-    """Learn prompts as text and answers with their distributions, half of whose mass goes to the token chosen.
+    """Learn prompts as text and answers with their distributions, as the adaptive drafter does.
 
     Returns the tokens learned.
     """
     for sequence in trace.sequences:
-        table.learn_text(sequence.prompt, probability=0.5)
+        table.learn_text(sequence.prompt, probability=PROMPT_PROBABILITY)
         whole = np.concatenate([sequence.prompt, sequence.output])
         if sequence.top_ids is None or sequence.top_probs is None:
             table.learn_text(whole, start=len(sequence.prompt))
             continue
-        contexts, chosen = windows(whole, table.context_length, len(sequence.prompt))
-        ids, targets = sequence.top_ids.copy(), 0.5 * sequence.top_probs
+        contexts, chosen = context_windows(whole, table.context_length, len(sequence.prompt))
+        ids, targets = sequence.top_ids.copy(), (1 - CHOICE_WEIGHT) * sequence.top_probs
         missing = ~(ids == chosen[:, None]).any(1)
         ids[missing, -1], targets[missing, -1] = chosen[missing], 0.0
-        targets[ids == chosen[:, None]] += 0.5
+        targets[ids == chosen[:, None]] += CHOICE_WEIGHT
         table.learn(contexts, ids, targets.astype(np.float32))
     return trace.tokens + sum(len(sequence.prompt) for sequence in trace.sequences)
 

@@ -1,11 +1,10 @@
 """Drafters: `adaptive` (ours), `paper`, `prompt-lookup`, `token-recycling` and `none`, found by name."""
 
 from aded.drafters import adaptive, none, paper, prompt_lookup, token_recycling
-from aded.drafters.base import Drafter, Observation, Session, create, names, register
+from aded.drafters.base import Drafter, Session, create, names, register, takes
 
 __all__ = [
     "Drafter",
-    "Observation",
     "Session",
     "adaptive",
     "create",
@@ -14,5 +13,6 @@ __all__ = [
     "paper",
     "prompt_lookup",
     "register",
+    "takes",
     "token_recycling",
 ]

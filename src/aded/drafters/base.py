@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aded.batch import ChainOutcomes, Drafts, Limits, Outcomes, StepOutcomes, Trees
 from aded.errors import UnknownDrafterError
-from aded.tree import DraftTree
+from aded.tree import DraftTree, Outcome
 
-__all__ = ["Drafter", "Observation", "Session", "TokenBuffer", "create", "names", "register"]
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """What one verification step showed.
-
-    Attributes:
-        emitted: tokens committed by the step, in order; the last one is the target's own next token.
-        tree: what was verified; empty after a plain step.
-        top_ids: int32, shape (n + 1, k): the target's likeliest tokens after the root (row 0) and after each node
-            (row i + 1). A row that begins with -1 was not scored; None where the engine knows emitted tokens only.
-        top_probs: float32, same shape: their probabilities.
-    """
-
-    emitted: Sequence[int]
-    tree: DraftTree = field(default_factory=DraftTree.empty)
-    top_ids: NDArray[np.int32] | None = None
-    top_probs: NDArray[np.float32] | None = None
+__all__ = [
+    "BatchDrafter",
+    "Drafter",
+    "Private",
+    "Saved",
+    "Session",
+    "Slots",
+    "TokenBuffer",
+    "create",
+    "names",
+    "open_slots",
+    "register",
+    "takes",
+]
 
 
 class Session(Protocol):
@@ -40,7 +38,7 @@ class Session(Protocol):
         """Continuations of the sequence so far, at most `max_nodes` nodes."""
         ...
 
-    def observe(self, observation: Observation) -> None:
+    def observe(self, outcome: Outcome) -> None:
         """Take in what the target said; the emitted tokens become part of the sequence."""
         ...
 
@@ -48,7 +46,8 @@ class Session(Protocol):
 class Drafter(Protocol):
     """Learned state shared by the sequences drafted from it.
 
-    `top_k` is how many of the target's likeliest tokens at each scored position it learns from; 0 for none.
+    `top_k` is how many of the target's likeliest tokens at each scored position it learns from; 0 for none. One that
+    has `drafts = False` never drafts anything, and nothing is measured for it.
     """
 
     @property
@@ -57,6 +56,94 @@ class Drafter(Protocol):
     def start(self, prompt: Sequence[int]) -> Session:
         """Begin a sequence."""
         ...
+
+
+class Slots(Protocol):
+    """A drafter's side of the sequences of one speculator, each in a slot."""
+
+    def start(self, slot: int, prompt: Sequence[int] | NDArray[np.int32]) -> None:
+        """Begin a sequence in a slot, whatever was there."""
+        ...
+
+    def draft(self, slots: NDArray[np.int64], max_nodes: int, limits: Limits, threshold: float) -> Drafts:
+        """A draft for each of these sequences: trees of at most `max_nodes` nodes, or chains that end before their path
+        is less likely than `threshold`."""
+        ...
+
+    def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> Callable[[], None]:
+        """Take the emitted tokens in. What is returned learns from them; it may run in another thread meanwhile, but
+        before the next call of any method."""
+        ...
+
+
+@runtime_checkable
+class BatchDrafter(Drafter, Protocol):
+    """A drafter that drafts for many sequences in one call."""
+
+    def open(self, count: int) -> Slots:
+        """Slots for so many sequences."""
+        ...
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """A drafter whose learned state can be kept in a file, belongs to a vocabulary, and may read a corpus."""
+
+    @property
+    def clock(self) -> int:
+        """A number that grows whenever it learns."""
+        ...
+
+    def bind(self, vocab_size: int, fingerprint: str) -> None:
+        """Say whose tokens it drafts; what it holds of another vocabulary is refused with an AdedError."""
+        ...
+
+    def save(self, path: str | Path) -> None: ...
+
+    def load(self, path: str | Path) -> None: ...
+
+
+@runtime_checkable
+class Private(Protocol):
+    """A drafter that can be had empty, for a trial that must not be learned from."""
+
+    def scratch(self) -> Drafter:
+        """One like this that knows nothing and takes little memory."""
+        ...
+
+
+class _Sessions:
+    """Slots of a drafter that knows one sequence at a time."""
+
+    def __init__(self, drafter: Drafter, count: int) -> None:
+        self._drafter = drafter
+        self._sessions: list[Session | None] = [None] * count
+
+    def start(self, slot: int, prompt: Sequence[int] | NDArray[np.int32]) -> None:
+        self._sessions[slot] = self._drafter.start(prompt if isinstance(prompt, list) else [int(x) for x in prompt])
+
+    def draft(self, slots: NDArray[np.int64], max_nodes: int, limits: Limits, threshold: float) -> Drafts:
+        return Trees(self._session(slot).draft(max_nodes) for slot in slots.tolist())
+
+    def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> Callable[[], None]:
+        if isinstance(outcomes, ChainOutcomes):
+            rows = zip(slots.tolist(), outcomes.recent.tolist(), outcomes.emitted.tolist(), strict=True)
+            outcomes = Outcomes(Outcome(recent[len(recent) - n :], slot=slot) for slot, recent, n in rows)
+        return partial(self._learn, cast(Outcomes, outcomes))
+
+    def _learn(self, outcomes: Outcomes) -> None:
+        for outcome in outcomes:
+            self._session(outcome.slot).observe(outcome)
+
+    def _session(self, slot: int) -> Session:
+        session = self._sessions[slot]
+        assert session is not None, "a sequence was not started"
+        return session
+
+
+def open_slots(drafter: Drafter, count: int) -> Slots:
+    """The drafter's side of so many sequences, whether it knows one at a time or all together."""
+    return drafter.open(count) if isinstance(drafter, BatchDrafter) else _Sessions(drafter, count)
 
 
 _REGISTRY: dict[str, Callable[..., Drafter]] = {}
@@ -88,6 +175,12 @@ def create(name: str, **options: Any) -> Drafter:
     except KeyError:
         raise UnknownDrafterError(f"there is no drafter {name!r}; choose one of {', '.join(names())}") from None
     return factory(**options)
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the drafter of this name can be made with an option; unknown names take none."""
+    factory = _REGISTRY.get(name)
+    return factory is not None and option in inspect.signature(factory).parameters
 
 
 class TokenBuffer:

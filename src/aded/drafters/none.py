@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aded.drafters.base import Observation, register
-from aded.tree import DraftTree
+from aded.drafters.base import register
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["NoDrafter"]
 
@@ -15,6 +15,7 @@ class NoDrafter:
     """Drafts nothing and learns nothing; the loop then decodes as the engine alone would."""
 
     top_k = 0
+    drafts = False
 
     def start(self, prompt: Sequence[int]) -> NoDrafter:
         return self
@@ -22,5 +23,5 @@ class NoDrafter:
     def draft(self, max_nodes: int) -> DraftTree:
         return DraftTree.empty()
 
-    def observe(self, observation: Observation) -> None:
+    def observe(self, outcome: Outcome) -> None:
         return None

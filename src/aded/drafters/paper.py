@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aded.drafters.base import Observation, TokenBuffer, register
-from aded.representative import Blend, Representative, Trust
+from aded.drafters.base import TokenBuffer, register
+from aded.representative import Interpolation, InterpolationWeights, Representative
 from aded.search import mcts
-from aded.tree import DraftTree
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["PaperDrafter"]
 
@@ -35,7 +35,7 @@ class PaperDrafter:
         depth: int = 4,
     ) -> None:
         self.representative = Representative(memory_mb=memory_mb, orders=(2,), successors=12)
-        self._blend = Blend((self.representative,), Trust((2,), 1, (0.0,)))
+        self._interpolation = Interpolation((self.representative,), InterpolationWeights((2,), 1, (0.0,)))
         self.gain, self.cap, self.window = gain, cap, window
         self._options = {"c1": c1, "c2": c2, "iterations": iterations, "depth": depth}
 
@@ -60,8 +60,8 @@ class _Session:
         drafter.representative.strengthen(window, start=2, gain=drafter.gain, cap=drafter.cap)
 
     def draft(self, max_nodes: int) -> DraftTree:
-        return mcts(self._drafter._blend, self._tokens.view(2), max_nodes, **self._drafter._options)  # type: ignore[arg-type]
+        return mcts(self._drafter._interpolation, self._tokens.view(2), max_nodes, **self._drafter._options)  # type: ignore[arg-type]
 
-    def observe(self, observation: Observation) -> None:
-        self._tokens.extend(observation.emitted)
+    def observe(self, outcome: Outcome) -> None:
+        self._tokens.extend(outcome.emitted)
         self._strengthen()

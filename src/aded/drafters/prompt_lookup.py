@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aded.drafters.base import Observation, TokenBuffer, register
-from aded.tree import DraftTree
+from aded.drafters.base import TokenBuffer, register
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["PromptLookupDrafter"]
 
@@ -49,5 +49,5 @@ class _Session:
                 return DraftTree.chain(tokens[found[-1] + n :][:count].tolist())
         return DraftTree.empty()
 
-    def observe(self, observation: Observation) -> None:
-        self._tokens.extend(observation.emitted)
+    def observe(self, outcome: Outcome) -> None:
+        self._tokens.extend(outcome.emitted)

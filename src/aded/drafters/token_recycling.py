@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Sequence
 from functools import lru_cache
 
-from aded.drafters.base import Observation, register
-from aded.tree import DraftTree
+from aded.drafters.base import register
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["TokenRecyclingDrafter"]
 
@@ -70,11 +70,11 @@ class _Session:
                 parents.append(index[parent])
         return DraftTree.build(tokens, parents)
 
-    def observe(self, observation: Observation) -> None:
-        if observation.top_ids is not None:
-            above = [self._last, *observation.tree.tokens.tolist()]
-            for token, row in zip(above, observation.top_ids.tolist(), strict=True):
+    def observe(self, outcome: Outcome) -> None:
+        if outcome.top_ids is not None:
+            above = [self._last, *outcome.tree.tokens.tolist()]
+            for token, row in zip(above, outcome.top_ids.tolist(), strict=True):
                 if row[0] >= 0:
                     self._drafter.candidates[token] = row
-        if len(observation.emitted):
-            self._last = int(observation.emitted[-1])
+        if len(outcome.emitted):
+            self._last = int(outcome.emitted[-1])

@@ -1,7 +1,15 @@
 """The n-gram representative of the target model, in fixed memory."""
 
-from aded.representative.blend import Blend, Trust
 from aded.representative.corpus import Corpus
-from aded.representative.table import Representative, fingerprint, vocabulary_fingerprint, windows
+from aded.representative.interpolation import Interpolation, InterpolationWeights
+from aded.representative.table import Representative, context_windows, fingerprint, vocabulary_fingerprint
 
-__all__ = ["Blend", "Corpus", "Representative", "Trust", "fingerprint", "vocabulary_fingerprint", "windows"]
+__all__ = [
+    "Corpus",
+    "Interpolation",
+    "InterpolationWeights",
+    "Representative",
+    "context_windows",
+    "fingerprint",
+    "vocabulary_fingerprint",
+]

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.errors import CorpusFileError
-from aded.representative import kernels, storage
+from aded.representative import storage
+from aded.representative.lookup import WAYS, Table
 from aded.representative.table import Representative
 
 __all__ = ["Corpus"]
-
-_ARRAYS = ("keys", "stamps", "counts", "successors", "weights")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +22,12 @@ class Corpus:
     """A table that is read and never learned into.
 
     Attributes:
-        arrays: keys, stamps, counts (slots,), successors and weights (slots, successors), views of the file.
+        arrays: the table, views of the file.
         orders: context lengths.
         about: identity, and what the corpus was made of.
     """
 
-    arrays: tuple[NDArray[Any], ...]
+    arrays: Table
     orders: tuple[int, ...]
     about: dict[str, Any]
 
@@ -40,17 +39,17 @@ class Corpus:
             CorpusFileError: it is missing, damaged, or something else.
         """
         arrays, about = storage.CORPUS.read(Path(path), mapped=True)
-        storage.check_arrays(storage.CORPUS, arrays, about.get("successors"), path)
-        slots = len(arrays["keys"])
+        table = storage.checked_table(storage.CORPUS, arrays, about.get("successors"), path)
+        slots = len(table.keys)
         orders = tuple(about.get("orders", ()))
-        if not slots or slots % kernels.WAYS or list(orders) != sorted(set(orders)) or not orders:
+        if not slots or slots % WAYS or list(orders) != sorted(set(orders)) or not orders:
             raise CorpusFileError(f"the corpus {path} is damaged (its table); build it again")
-        return cls(tuple(arrays[name] for name in _ARRAYS), orders, about)
+        return cls(table, orders, about)
 
     @staticmethod
     def write(table: Representative, path: str | Path, about: dict[str, Any]) -> None:
         """Write a table as it lies in memory, whole or not at all."""
-        arrays = dict(zip(_ARRAYS, table.arrays, strict=True))
+        arrays: dict[str, NDArray[Any]] = table.arrays._asdict()
         header = {**about, **table.identity(), "successors": table.successors, "clock": table.clock}
         storage.CORPUS.write(Path(path), arrays, header)
 
@@ -60,12 +59,12 @@ class Corpus:
     @property
     def nbytes(self) -> int:
         """Bytes of the table."""
-        return sum(array.nbytes for array in self.arrays)
+        return self.arrays.nbytes
 
     @property
     def used(self) -> int:
         """Contexts held."""
-        return int(np.count_nonzero(self.arrays[0]))
+        return int(np.count_nonzero(self.arrays.keys))
 
     def identity(self) -> dict[str, Any]:
         """What must agree between this and another table for tokens and contexts to mean the same."""
@@ -89,7 +88,7 @@ class Corpus:
             vocab_size=int(self.about["vocab_size"]),
             fingerprint=str(self.about["fingerprint"]),
         )
-        for mine, saved in zip(table.arrays, self.arrays, strict=True):
-            mine[...] = saved
+        for name, saved in self.arrays._asdict().items():
+            getattr(table.arrays, name)[...] = saved
         table.clock = int(self.about["clock"])
         return table

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from aded.errors import AdedError, CorpusFileError, StateFileError
 from aded.files import FileKind
+from aded.representative.lookup import Table
 
-__all__ = ["CORPUS", "STATE", "check_arrays", "check_identity"]
+__all__ = ["CORPUS", "STATE", "check_identity", "checked_table"]
 
 STATE = FileKind("aded-representative", 1, "state file", "delete it to start afresh", StateFileError)
 CORPUS = FileKind("aded-corpus", 1, "corpus", "build it again", CorpusFileError)
@@ -38,8 +39,8 @@ def check_identity(
             raise error(f"{what} belongs to another model: its {word} is {b}, this one's is {a}")
 
 
-def check_arrays(kind: FileKind, arrays: dict[str, NDArray[Any]], successors: Any, path: str | Path) -> None:
-    """Refuse arrays that are not a table, before anything of them is used."""
+def checked_table(kind: FileKind, arrays: dict[str, NDArray[Any]], successors: Any, path: str | Path) -> Table:
+    """The table made of these arrays; arrays that are none are refused, before anything of them is used."""
     shapes = {
         "keys": (np.uint64, 1),
         "stamps": (np.uint32, 1),
@@ -53,3 +54,4 @@ def check_arrays(kind: FileKind, arrays: dict[str, NDArray[Any]], successors: An
         wide = array is not None and (ndim == 1 or array.shape[1:] == (successors,))
         if array is None or array.dtype != dtype or array.ndim != ndim or len(array) != n or not wide:
             raise kind.error(f"the {kind.word} {path} is damaged (array {name}); {kind.remedy}")
+    return Table(*(arrays[name] for name in Table._fields))

@@ -14,18 +14,17 @@ from numpy.typing import NDArray
 
 from aded.errors import StateFileError
 from aded.files import digest
-from aded.representative import kernels, storage
+from aded.representative import lookup, storage
+from aded.representative.lookup import Table
 
-__all__ = ["Representative"]
-
-_ARRAYS = ("keys", "stamps", "counts", "successors", "weights")
+__all__ = ["Representative", "context_windows", "fingerprint", "vocabulary_fingerprint"]
 
 
 class Learned(Protocol):
     """Anything that holds a table."""
 
     @property
-    def arrays(self) -> tuple[NDArray[Any], ...]: ...
+    def arrays(self) -> Table: ...
 
     def identity(self) -> dict[str, Any]: ...
 
@@ -44,6 +43,9 @@ class Representative:
         fingerprint: short hash of the tokenizer; "" means unknown. Checked when state is loaded.
 
     Lookup and update touch one bucket an order, whatever the table holds.
+
+    Attributes:
+        arrays: the table itself.
     """
 
     memory_mb: float = 64.0
@@ -53,6 +55,7 @@ class Representative:
     vocab_size: int = 0
     fingerprint: str = ""
     clock: int = field(default=0, init=False)
+    arrays: Table = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if (
@@ -62,15 +65,7 @@ class Representative:
             or self.orders[-1] < 1
         ):
             raise ValueError(f"orders must be ascending, from 0 on, got {self.orders}")
-        slot_bytes = 8 + 4 + 4 + self.successors * 8
-        slots = int(self.memory_mb * 2**20) // (slot_bytes * kernels.WAYS) * kernels.WAYS
-        if slots < kernels.WAYS or self.successors < 1:
-            raise ValueError(f"memory_mb={self.memory_mb} holds no table with {self.successors} successors a context")
-        self._keys = np.zeros(slots, np.uint64)
-        self._stamps = np.zeros(slots, np.uint32)
-        self._counts = np.zeros(slots, np.float32)
-        self._successors = np.zeros((slots, self.successors), np.int32)
-        self._weights = np.zeros((slots, self.successors), np.float32)
+        self.arrays = Table.empty(self.memory_mb, self.successors)
         self._orders = np.asarray(self.orders, np.int64)
         self._lock = Lock()
 
@@ -88,17 +83,12 @@ class Representative:
     @property
     def nbytes(self) -> int:
         """Bytes reserved by the table."""
-        return sum(getattr(self, f"_{name}").nbytes for name in _ARRAYS)
+        return self.arrays.nbytes
 
     @property
     def used(self) -> int:
         """Contexts held now."""
-        return int(np.count_nonzero(self._keys))
-
-    @property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """The table itself: keys, stamps, counts (slots,), successors and weights (slots, `successors`)."""
-        return self._keys, self._stamps, self._counts, self._successors, self._weights
+        return int(np.count_nonzero(self.arrays.keys))
 
     @contextmanager
     def learning(self) -> Iterator[np.uint32]:
@@ -113,24 +103,22 @@ class Representative:
         The latest token of a context comes last; -1 fills what is missing.
         """
         with self.learning() as clock:
-            kernels.learn(*self.arrays, self._orders, contexts, ids, probs, clock, self.forgetting)
+            lookup.learn(self.arrays, self._orders, contexts, ids, probs, clock, self.forgetting)
 
     def learn_text(
         self, tokens: Sequence[int] | NDArray[np.int32], *, start: int = 0, probability: float = 1.0
     ) -> None:
         """Learn plain text, each token as if the model had given it this probability; those before `start` are
         context only."""
-        contexts, following = windows(np.asarray(tokens, np.int32), self.context_length, start)
+        contexts, following = context_windows(np.asarray(tokens, np.int32), self.context_length, start)
         if len(following):
             self.learn(contexts, following[:, None], np.full((len(following), 1), probability, np.float32))
 
     def strengthen(self, tokens: NDArray[np.int32], *, start: int, gain: float, cap: float) -> None:
         """The paper's adaptive update: each n-gram ending at or after `start` gains `gain`, capped at `cap`."""
-        contexts, following = windows(np.asarray(tokens, np.int32), self.context_length, start)
+        contexts, following = context_windows(np.asarray(tokens, np.int32), self.context_length, start)
         with self.learning() as clock:
-            kernels.strengthen(
-                *self.arrays, self._orders, contexts, following, clock, np.float32(gain), np.float32(cap)
-            )
+            lookup.strengthen(self.arrays, self._orders, contexts, following, clock, np.float32(gain), np.float32(cap))
 
     def merge(self, other: Learned) -> None:
         """Fold another state or corpus in, weighing by evidence.
@@ -140,8 +128,8 @@ class Representative:
         """
         storage.check_identity(self.identity(), other.identity(), "the state to merge")
         with self._lock:
-            kernels.merge(*self.arrays, *other.arrays)
-            self.clock = max(self.clock, int(other.arrays[1].max(initial=0)))
+            lookup.merge(self.arrays, other.arrays)
+            self.clock = max(self.clock, int(other.arrays.stamps.max(initial=0)))
 
     def clear(self) -> None:
         """Forget everything. All of its memory is taken now, and not little by little while it learns."""
@@ -160,8 +148,8 @@ class Representative:
     def save(self, path: str | Path) -> None:
         """Write the state to one safetensors file, whole or not at all."""
         with self._lock:
-            used = np.flatnonzero(self._keys)
-            arrays = {name: np.ascontiguousarray(getattr(self, f"_{name}")[used]) for name in _ARRAYS}
+            used = np.flatnonzero(self.arrays.keys)
+            arrays = {name: np.ascontiguousarray(array[used]) for name, array in self.arrays._asdict().items()}
             header = {**self.identity(), "successors": self.successors, "clock": self.clock}
         storage.STATE.write(Path(path), arrays, header)
 
@@ -173,18 +161,18 @@ class Representative:
         """
         arrays, header = storage.STATE.read(Path(path))
         storage.check_identity(self.identity(), header, f"the state file {path}")
-        storage.check_arrays(storage.STATE, arrays, header.get("successors"), path)
-        if self.vocab_size and arrays["successors"].size and int(arrays["successors"].max()) >= self.vocab_size:
+        table = storage.checked_table(storage.STATE, arrays, header.get("successors"), path)
+        if self.vocab_size and table.successors.size and int(table.successors.max()) >= self.vocab_size:
             raise StateFileError(
                 f"the state file {path} holds tokens outside the vocabulary; delete it to start afresh"
             )
         with self._lock:
             self._clear()
-            kernels.merge(*self.arrays, *(arrays[name] for name in _ARRAYS))
+            lookup.merge(self.arrays, table)
             self.clock = int(header.get("clock", 0))
 
 
-def windows(tokens: NDArray[np.int32], length: int, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def context_windows(tokens: NDArray[np.int32], length: int, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """(contexts int32 (r, length), following int32 (r,)) for each token from max(start, 1) on; -1 pads on the left."""
     start = max(start, 1)
     if len(tokens) <= start:

@@ -11,12 +11,12 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.representative import Blend
-from aded.representative.blend import MAX_CANDIDATES, blend, look_up
-from aded.representative.kernels import jit
+from aded.kernels.jit import jit
+from aded.representative import Interpolation
+from aded.representative.interpolation import MAX_CANDIDATES, interpolate, look_up
 from aded.tree import DraftTree
 
-__all__ = ["best_first"]
+__all__ = ["best_first", "fill_context"]
 
 
 @jit
@@ -35,7 +35,7 @@ def fill_context(context, tail, tokens, parents, node):
 
 
 @jit
-def _search(layers, orders, trust, tail, budget, depth, threshold):
+def _search(layers, orders, shares, tail, budget, depth, threshold):
     tokens = np.empty(budget, np.int32)
     parents = np.empty(budget, np.int32)
     depths = np.empty(budget, np.int32)
@@ -56,7 +56,7 @@ def _search(layers, orders, trust, tail, budget, depth, threshold):
         if level < depth:
             fill_context(context, tail, tokens, parents, node)
             look_up(layers, orders, context, keys, slots)
-            found = blend(layers, orders, trust, slots, ids, probs)
+            found = interpolate(layers, orders, shares, slots, ids, probs)
             for m in range(found):
                 score = np.float32(base + np.log(min(probs[m], np.float32(1.0))))
                 if score >= threshold:
@@ -74,7 +74,7 @@ def _search(layers, orders, trust, tail, budget, depth, threshold):
 
 
 def best_first(
-    source: Blend,
+    source: Interpolation,
     tail: NDArray[np.int32],
     budget: int,
     *,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.representative import Blend
-from aded.representative.blend import MAX_CANDIDATES, blend, look_up
-from aded.representative.kernels import jit
+from aded.kernels.jit import jit
+from aded.representative import Interpolation
+from aded.representative.interpolation import MAX_CANDIDATES, interpolate, look_up
 from aded.search.best_first import fill_context
 from aded.tree import DraftTree
 
@@ -15,7 +15,7 @@ __all__ = ["mcts"]
 
 
 @jit
-def _search(layers, orders, trust, tail, c1, c2, iterations, depth):
+def _search(layers, orders, shares, tail, c1, c2, iterations, depth):
     capacity = iterations * MAX_CANDIDATES + MAX_CANDIDATES
     tokens = np.empty(capacity, np.int32)
     parents = np.empty(capacity, np.int32)
@@ -40,7 +40,7 @@ def _search(layers, orders, trust, tail, c1, c2, iterations, depth):
                 if level < depth:
                     fill_context(context, tail, tokens, parents, node)
                     look_up(layers, orders, context, keys, slots)
-                    found = blend(layers, orders, trust, slots, ids, probs)
+                    found = interpolate(layers, orders, shares, slots, ids, probs)
                     base = scores[node] if node >= 0 else np.float32(0.0)
                     for m in range(found):
                         tokens[size] = ids[m]
@@ -77,7 +77,7 @@ def _search(layers, orders, trust, tail, c1, c2, iterations, depth):
 
 
 def mcts(
-    source: Blend,
+    source: Interpolation,
     tail: NDArray[np.int32],
     budget: int,
     *,
@@ -135,7 +135,7 @@ def mcts(
 
 
 def _extension(
-    source: Blend,
+    source: Interpolation,
     tail: NDArray[np.int32],
     tokens: NDArray[np.int32],
     parents: NDArray[np.int32],
@@ -143,7 +143,7 @@ def _extension(
 ) -> tuple[int, float] | None:
     context = np.empty(source.context_length, np.int32)
     fill_context(context, tail, tokens, parents, leaf)
-    found = source.predict(context)  # type: ignore[arg-type]
+    found = source.predict(context)
     return (found[0][0], float(np.log(max(min(found[0][1], 1.0), 1e-30)))) if found else None
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.drafters.base import Drafter, Observation, Session
-from aded.traces.replay import replay
+from aded.budget import FixedBudget
+from aded.drafters.base import Drafter
+from aded.traces.replay import decode_sequence
 from aded.traces.trace import Trace
-from aded.tree import DraftTree
+from aded.tree import Outcome
 
 __all__ = ["Calibration", "calibrate"]
 
@@ -45,44 +46,16 @@ class Calibration:
         return float(accepted / (self.predicted[filled] * self.nodes[filled]).sum())
 
 
-class _Watched:
-    """A drafter whose verified drafts are kept account of."""
-
-    def __init__(self, drafter: Drafter, seen: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]) -> None:
-        self._drafter, self._seen = drafter, seen
-        self.top_k = drafter.top_k
-
-    def start(self, prompt: Sequence[int]) -> _WatchedSession:
-        return _WatchedSession(self._drafter.start(prompt), self._seen)
-
-
-class _WatchedSession:
-    def __init__(self, session: Session, seen: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]) -> None:
-        self._session, self._seen = session, seen
-
-    def draft(self, max_nodes: int) -> DraftTree:
-        return self._session.draft(max_nodes)
-
-    def observe(self, observation: Observation) -> None:
-        tree, node = observation.tree, -1
-        accepted = np.zeros(len(tree), bool)
-        for token in observation.emitted:
-            node = tree.children(node).get(token, -1)
-            if node < 0:
-                break
-            accepted[node] = True
-        self._seen.append((np.exp(tree.log_probs), accepted))
-        self._session.observe(observation)
-
-
 def calibrate(
-    trace: Trace, make: Callable[[], Drafter], nodes: int, *, keep_state: bool = False, bins: int = 20
+    trace: Trace, make: Callable[[], Drafter], max_draft_tokens: int, *, keep_state: bool = False, bins: int = 20
 ) -> Calibration:
     """Replay a trace and compare, over all draft nodes, predicted path probability with acceptance."""
-    seen: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
-    replay(trace, "watched", lambda: _Watched(make(), seen), nodes, keep_state=keep_state)
-    probs = np.concatenate([p for p, _ in seen]).astype(np.float64)
-    accepted = np.concatenate([a for _, a in seen])
+    drafter, outcomes = make(), list[Outcome]()
+    for sequence in trace.sequences:
+        drafter = drafter if keep_state else make()
+        outcomes += decode_sequence(sequence, drafter, FixedBudget(max_draft_tokens))[1]
+    probs = np.exp(np.concatenate([outcome.tree.log_probs for outcome in outcomes])).astype(np.float64)
+    accepted = np.concatenate([outcome.accepted_nodes() for outcome in outcomes])
     place = np.minimum((probs * bins).astype(np.int64), bins - 1)
     count = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aded.engines.loaded import LoadedModel
+from aded.engines.base.loaded import LoadedModel
 from aded.errors import PromptFileError, TraceFileError
 from aded.files import digest
 from aded.traces.prompts import Prompt
@@ -67,7 +67,7 @@ def record(
             if part.is_file():
                 made = Trace.load(part).sequences
             else:
-                found = loaded.watched(
+                found = loaded.recorded(
                     [work[i] for i in chosen],
                     max_new_tokens=max_new_tokens,
                     top_k=top_k,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from aded.budget import MAX_NODES, ONE_ROW, Budget, CostCurve, FixedBudget, MeasuredBudget
+from aded.budget import MAX_DRAFT_TOKENS, AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget, MeasuredCost
 from aded.drafters.base import Drafter
 from aded.traces.replay import decode_sequence
 from aded.traces.trace import Trace
-from aded.tree import DraftTree
 
 __all__ = ["FIXED", "Regret", "regret"]
 
-FIXED = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_NODES)
+FIXED = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_DRAFT_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,6 @@ class Regret:
         return self.chosen / self.fixed[self.best]
 
 
-class _Metered(Budget):
-    """A budget whose steps are charged to a cost curve."""
-
-    def __init__(self, budget: Budget, curve: CostCurve) -> None:
-        self._budget, self._curve = budget, curve
-        self.seconds = 0.0
-        self.observe = budget.observe  # type: ignore[method-assign]
-
-    @property
-    def max_nodes(self) -> int:  # type: ignore[override]
-        return self._budget.max_nodes
-
-    @property
-    def resting(self) -> bool:  # type: ignore[override]
-        return self._budget.resting
-
-    def choose(self, trees: Sequence[DraftTree], progress: Mapping[int, int] = ONE_ROW) -> list[DraftTree]:
-        chosen = self._budget.choose(trees, progress)
-        self.seconds += self._curve(len(chosen[0]) + 1)
-        return chosen
-
-
 def regret(
     trace: Trace,
     make: Callable[[], Drafter],
@@ -76,7 +53,10 @@ def regret(
 
     Prompts cost the same with any budget and are left out. `progress` is told replays done and replays in all.
     """
-    budgets: list[Callable[[], Budget]] = [lambda: MeasuredBudget(lambda: curve)]
+    evidence = Evidence()
+    budgets: list[Callable[[], Budget]] = [
+        lambda: AdaptiveBudget(MeasuredCost(curve), evidence=evidence if keep_state else None)
+    ]
     budgets += [lambda nodes=nodes: FixedBudget(nodes) for nodes in fixed]  # type: ignore[misc]
     rates, nodes_used = [], 0.0
     for done, budget in enumerate(budgets, 1):
@@ -84,12 +64,11 @@ def regret(
         drafter = make()
         for sequence in trace.sequences:
             drafter = drafter if keep_state else make()
-            metered = _Metered(budget(), curve)
-            stats, _ = decode_sequence(sequence, drafter, metered)
+            stats, outcomes = decode_sequence(sequence, drafter, budget())
             tokens += stats.tokens - 1  # the first is the prompt's
             steps += stats.steps - 1
             nodes += stats.drafted
-            seconds += metered.seconds
+            seconds += sum(curve(len(outcome.tree) + 1) for outcome in outcomes)
         rates.append(tokens / seconds if seconds else 0.0)
         if done == 1:
             nodes_used = nodes / max(steps, 1)

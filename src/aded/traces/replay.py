@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aded.batch import Limits, Outcomes
 from aded.budget import Budget, FixedBudget
-from aded.decoding import Stats, decode
-from aded.drafters.base import Drafter, Observation
+from aded.decoding import decode
+from aded.drafters.base import Drafter
+from aded.speculation import Speculator
+from aded.stats import Stats
 from aded.traces.trace import Trace, TracedSequence
-from aded.tree import DraftTree
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["Result", "decode_sequence", "learn", "replay"]
 
@@ -24,44 +27,45 @@ MAX_DEPTH = 16
 class _Scores:
     """What the trace says after the root and after each node that lies on its path; other nodes were never scored."""
 
-    def __init__(self, sequence: TracedSequence, position: int, tree: DraftTree) -> None:
-        self._sequence, self._position, self._tree = sequence, position, tree
+    def __init__(self, sequence: TracedSequence, position: int, tree: DraftTree, top_k: int) -> None:
+        self._sequence, self._position, self._tree, self._top_k = sequence, position, tree, top_k
+        self._rows: list[int] = []
 
     def choose(self, row: int) -> int:
-        depth = 0 if row == 0 else int(self._tree.depths[row - 1]) + 1
-        return int(self._sequence.output[self._position + depth])
+        self._rows.append(row)
+        return int(self._sequence.output[self._position + len(self._rows) - 1])
 
-    def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+    def top_k(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
         all_ids, all_probs = self._sequence.top_ids, self._sequence.top_probs
-        if all_ids is None or all_probs is None:
+        if not self._top_k or all_ids is None or all_probs is None:
             return None
-        k = min(k, all_ids.shape[1])
+        k = min(self._top_k, all_ids.shape[1])
         ids = np.full((len(self._tree) + 1, k), -1, np.int32)
         probs = np.zeros((len(self._tree) + 1, k), np.float32)
-        row, position = 0, self._position
-        while position < len(all_ids):
-            ids[row], probs[row] = all_ids[position, :k], all_probs[position, :k]
-            node = self._tree.children(row - 1).get(int(self._sequence.output[position]))
-            if node is None:
-                break
-            row, position = node + 1, position + 1
+        seen = slice(self._position, self._position + len(self._rows))
+        ids[self._rows], probs[self._rows] = all_ids[seen, :k], all_probs[seen, :k]
         return ids, probs
 
 
 class _TraceEngine:
-    def __init__(self, sequence: TracedSequence) -> None:
-        self._sequence = sequence
-        self._position = 0
+    def __init__(self, sequence: TracedSequence, most: int | None) -> None:
+        self._sequence, self._end, self._position = sequence, len(sequence.output[:most]), 0
 
-    def prefill(self) -> list[_Scores]:
-        self._position = 1
-        return [_Scores(self._sequence, 0, DraftTree.empty())]
+    def prefill(self, top_k: int) -> list[_Scores]:
+        return [_Scores(self._sequence, 0, DraftTree.empty(), top_k)]
 
-    def verify(self, rows: Sequence[int], roots: Sequence[int], trees: Sequence[DraftTree]) -> list[_Scores]:
-        return [_Scores(self._sequence, self._position, tree) for tree in trees]
+    def limits(self, slots: Sequence[int]) -> Limits:
+        # A path of d drafted tokens emits d + 1: deeper levels could never be used.
+        return Limits([self._end - self._position - 1])
 
-    def commit(self, paths: Sequence[Sequence[int]]) -> None:
-        self._position += 1 + len(paths[0])
+    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[_Scores]:
+        return [_Scores(self._sequence, self._position, tree, top_k) for tree in trees]
+
+    def append(self, slot: int, token: int) -> bool:
+        self._position += 1
+        return self._position >= self._end
+
+    def commit(self, outcomes: Outcomes) -> None: ...
 
 
 @dataclass
@@ -96,7 +100,7 @@ class Result:
     """
 
     drafter: str
-    nodes: int
+    max_draft_tokens: int
     mat: float
     tokens: int
     steps: int
@@ -121,7 +125,7 @@ def learn(drafter: Drafter, trace: Trace) -> None:
             probs = None if sequence.top_probs is None else sequence.top_probs[top, : drafter.top_k]
             if not drafter.top_k:
                 ids = probs = None
-            session.observe(Observation([token], DraftTree.empty(), ids, probs))
+            session.observe(Outcome([token], DraftTree.empty(), ids, probs))
 
 
 def _snapshot(drafter: Drafter) -> Drafter | None:
@@ -134,25 +138,20 @@ def _snapshot(drafter: Drafter) -> Drafter | None:
 
 def decode_sequence(
     sequence: TracedSequence, drafter: Drafter, budget: Budget, most: int | None = None
-) -> tuple[Stats, list[int]]:
-    """What one answer (its first `most` tokens) cost, and the drafted tokens each verification step accepted."""
+) -> tuple[Stats, list[Outcome]]:
+    """What one answer (its first `most` tokens) cost, and the outcome of each verification step."""
     stats = Stats()
-    steps = decode(
-        _TraceEngine(sequence),
-        [drafter.start(sequence.prompt.tolist())],
-        budget=budget,
-        max_tokens=len(sequence.output[:most]),
-        top_k=drafter.top_k,
-        stats=stats,
-    )
-    return stats, [step.drafted for step in steps][1:]
+    speculator = Speculator(drafter, budget, stats=stats)
+    speculator.start(0, sequence.prompt.tolist())
+    outcomes = [outcome for step in decode(_TraceEngine(sequence, most), speculator) for outcome in step]
+    return stats, outcomes[1:]
 
 
 def replay(
     trace: Trace,
     name: str,
     make: Callable[[], Drafter],
-    nodes: int,
+    max_draft_tokens: int,
     *,
     warm: Trace | None = None,
     keep_state: bool = False,
@@ -163,7 +162,7 @@ def replay(
     Args:
         name: what to call the result.
         make: makes the drafter.
-        nodes: most nodes of a draft.
+        max_draft_tokens: most nodes of a draft.
         warm: learned before the first sequence.
         keep_state: go on learning from sequence to sequence; otherwise each begins from the state before the first.
         progress: told how many sequences are done.
@@ -176,13 +175,14 @@ def replay(
     snapshot = None if keep_state or warm is None else _snapshot(drafter)
     total, categories = _Tally(), dict[str, _Tally]()
     for sequence in trace.sequences[:1]:  # compiles what is not compiled yet, outside the times
-        decode_sequence(sequence, make(), FixedBudget(nodes), most=8)
+        decode_sequence(sequence, make(), FixedBudget(max_draft_tokens), most=8)
     for done, sequence in enumerate(trace.sequences, 1):
         if not keep_state and done > 1:
             drafter = make() if snapshot is None else copy.deepcopy(snapshot)
             if snapshot is None and warm is not None:
                 learn(drafter, warm)
-        stats, accepted = decode_sequence(sequence, drafter, FixedBudget(nodes))
+        stats, outcomes = decode_sequence(sequence, drafter, FixedBudget(max_draft_tokens))
+        accepted = [outcome.accepted for outcome in outcomes]
         for tally in (total, categories.setdefault(sequence.category, _Tally())):
             tally.add(stats, accepted)
         progress(done)
@@ -192,7 +192,7 @@ def replay(
     reached = total.reached / verified
     return Result(
         drafter=name,
-        nodes=nodes,
+        max_draft_tokens=max_draft_tokens,
         mat=sums.mean_accepted_tokens,
         tokens=sums.tokens,
         steps=sums.steps,

@@ -25,9 +25,10 @@ from support.paths import ROOT
 llama_cpp = pytest.importorskip("llama_cpp", reason="make llamacpp builds it")
 
 from aded import llamacpp  # noqa: E402
-from aded.engines.llamacpp.engine import LlamaEngine, fitting, placed  # noqa: E402
-from aded.engines.llamacpp.likeliest import likeliest  # noqa: E402
-from aded.engines.llamacpp.runner import LoadedLlama, Runner, load  # noqa: E402
+from aded.engines.llamacpp.engine import LlamaEngine, assign_sequences  # noqa: E402
+from aded.engines.llamacpp.loading import LoadedLlama, load  # noqa: E402
+from aded.engines.llamacpp.runner import EngineRunner  # noqa: E402
+from aded.engines.llamacpp.top_k import top_k  # noqa: E402
 
 TEXTS = [
     "Name three rivers of France.",
@@ -48,7 +49,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> LoadedLlama:
     file = tmp_path_factory.mktemp("exact") / "float32.gguf"
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype, options.allow_requantize = llama_cpp.LLAMA_FTYPE_ALL_F32, True
-    source = str(aded.engines.embedded.embedded_file()).encode()
+    source = str(aded.engines.base.embedded.embedded_file()).encode()
     assert llama_cpp.llama_model_quantize(source, str(file).encode(), ctypes.byref(options)) == 0
     of_floats = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     return LoadedLlama("exact", llama_cpp.Llama(str(file), n_ctx=512, n_threads=2, verbose=False, **of_floats))
@@ -101,7 +102,7 @@ def test_greedy_output_is_llama_cpps_own(loaded: LoadedLlama, text: str) -> None
     llama, ids = loaded.llama, prompt(loaded, text)
     plain = emitted(llama, ids, 64)
     stats = aded.Stats()
-    undo = llamacpp.accelerate(llama, drafter=Knowing(plain), nodes=8, stats=stats)
+    undo = llamacpp.accelerate(llama, drafter=Knowing(plain), max_draft_tokens=8, stats=stats)
     ours = emitted(llama, ids, 64)
     undo()
     same_or_tied(llama, ids, plain, ours)
@@ -129,7 +130,7 @@ def test_in_float32_every_token_is_llama_cpps_own(exact: LoadedLlama, options: d
     for seed, depth in ((1, 2), (2, 5)):
         plain = emitted(llama, ids, 24, seed=seed, **options)
         stats = aded.Stats()
-        undo = llamacpp.accelerate(llama, drafter=Knowing(plain, depth=depth), nodes=2 * depth, stats=stats)
+        undo = llamacpp.accelerate(llama, drafter=Knowing(plain, depth=depth), max_draft_tokens=2 * depth, stats=stats)
         ours = emitted(llama, ids, 24, seed=seed, **options)
         undo()
         assert ours == plain
@@ -140,16 +141,16 @@ def test_in_float32_every_token_is_llama_cpps_own(exact: LoadedLlama, options: d
 def test_in_float32_a_tree_gives_each_node_the_scores_of_its_own_path(exact: LoadedLlama) -> None:
     """Every node of a bushy tree scores as the same tokens do alone, whoever its siblings are."""
     llama, ids = exact.llama, prompt(exact, TEXTS[0])
-    undo = llamacpp.accelerate(llama, nodes=0)
+    undo = llamacpp.accelerate(llama, max_draft_tokens=0)
     tree = DraftTree.build([100, 200, 300, 100, 400, 500], [-1, -1, 0, 0, 1, 2])
     emitted(llama, ids, 1)
     llama.n_tokens = 0
     llama._sampler = llama._init_sampler(temp=0.0)
     engine = LlamaEngine(llama, ids)
-    engine.prefill()[0].choose(0)
-    root = engine.last
-    (scores,) = engine.verify([0], [root], [tree])
-    together, _ = scores.top_k(llama._n_vocab)
+    root = engine.prefill(0)[0].choose(0)
+    engine.append(0, root)
+    (scores,) = engine.verify([0], [tree], llama._n_vocab)
+    together, _ = scores.top_k()
     for node in range(len(tree)):
         path = [root, *(int(tree.tokens[i]) for i in tree.path(node))]
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
@@ -161,14 +162,14 @@ def test_in_float32_a_tree_gives_each_node_the_scores_of_its_own_path(exact: Loa
 
 
 def test_with_flash_attention_a_draft_that_is_accepted_changes_no_bit() -> None:
-    file = str(aded.engines.embedded.embedded_file())
+    file = str(aded.engines.base.embedded.embedded_file())
     llama = llama_cpp.Llama(file, n_ctx=512, n_threads=2, flash_attn=True, verbose=False)
     loaded = LoadedLlama("flash", llama)
     ids = prompt(loaded, TEXTS[1])
     for options in ({"temp": 0.0}, {"temp": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}):
         plain = emitted(llama, ids, 48, **options)
         stats = aded.Stats()
-        undo = llamacpp.accelerate(llama, drafter="prompt-lookup", nodes=6, trees=False, stats=stats)
+        undo = llamacpp.accelerate(llama, drafter="prompt-lookup", max_draft_tokens=6, trees=False, stats=stats)
         assert emitted(llama, ids, 48, **options) == plain
         assert stats.accepted
         undo()
@@ -223,7 +224,7 @@ def test_stopping_leaves_only_what_was_handed_over(loaded: LoadedLlama) -> None:
     llama, ids = loaded.llama, prompt(loaded, TEXTS[1])
     plain = emitted(llama, ids, 20)
     knowing = Knowing(plain)
-    undo = llamacpp.accelerate(llama, drafter=knowing, nodes=8)
+    undo = llamacpp.accelerate(llama, drafter=knowing, max_draft_tokens=8)
     for count in (1, 2, 3, 7):
         assert emitted(llama, ids, count) == plain[:count]
         assert llama.n_tokens == len(ids) + count - 1
@@ -255,7 +256,7 @@ def test_criteria_and_processors_are_honoured(loaded: LoadedLlama) -> None:
 
     plain = run()
     stats = aded.Stats()
-    undo = llamacpp.accelerate(llama, drafter=Knowing(plain[0]), nodes=8, stats=stats)
+    undo = llamacpp.accelerate(llama, drafter=Knowing(plain[0]), max_draft_tokens=8, stats=stats)
     ours = run()
     undo()
     assert ours == plain
@@ -282,13 +283,13 @@ def test_a_full_context_is_one_clear_error() -> None:
 
 
 def test_log_probabilities_need_no_more_than_before() -> None:
-    made = llama_cpp.Llama(str(aded.engines.embedded.embedded_file()), n_ctx=256, logits_all=True, verbose=False)
+    made = llama_cpp.Llama(str(aded.engines.base.embedded.embedded_file()), n_ctx=256, logits_all=True, verbose=False)
     settings: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0, "logprobs": 3}
     plain = made.create_completion("One, two, three,", **settings)["choices"][0]["logprobs"]
     made.reset()
     said = emitted(made, made.tokenize(b"One, two, three,"), 12)
     stats = aded.Stats()
-    undo = llamacpp.accelerate(made, drafter=Knowing(said), nodes=8, stats=stats)
+    undo = llamacpp.accelerate(made, drafter=Knowing(said), max_draft_tokens=8, stats=stats)
     ours = made.create_completion("One, two, three,", **settings)["choices"][0]["logprobs"]
     undo()
     assert 0 < stats.accepted < stats.drafted
@@ -306,7 +307,7 @@ def test_what_cannot_be_accelerated_is_refused(loaded: LoadedLlama) -> None:
 
 
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
-    whole = aded.engines.embedded.embedded_file().read_bytes()
+    whole = aded.engines.base.embedded.embedded_file().read_bytes()
     for name, content in {"short.gguf": whole[:4096], "other.gguf": b"nothing of the kind" * 99}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(aded.ModelLoadError, match=name):
@@ -316,7 +317,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_draft_model_serves_a_stock_llama() -> None:
-    file = str(aded.engines.embedded.embedded_file())
+    file = str(aded.engines.base.embedded.embedded_file())
     plain = llama_cpp.Llama(file, n_ctx=512, verbose=False)
     stock = llama_cpp.Llama(file, n_ctx=512, verbose=False, draft_model=llamacpp.DraftModel())
     settings: dict[str, Any] = {"max_tokens": 48, "temperature": 0.0}
@@ -326,7 +327,7 @@ def test_a_draft_model_serves_a_stock_llama() -> None:
 
 
 def test_a_runner_answers_and_compares(loaded: LoadedLlama) -> None:
-    runner = Runner(loaded, aded.create_drafter("adaptive"), "auto")
+    runner = EngineRunner(loaded, aded.create_drafter("adaptive"), "auto")
     ids = prompt(loaded, TEXTS[1])
     settings: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0, "top_p": 1.0, "seed": 0}
     plain, ours = runner.plain(ids, **settings), runner.answer(ids, **settings)
@@ -374,7 +375,7 @@ def test_the_command_line_runs_on_llama_cpp(tmp_path: Path) -> None:
 
 
 def test_state_learned_with_one_engine_serves_the_other(loaded: LoadedLlama) -> None:
-    from aded.engines.transformers.models import load as load_for_transformers
+    from aded.engines.transformers.loading import load as load_for_transformers
 
     assert loaded.fingerprint == load_for_transformers(None).fingerprint
 
@@ -383,7 +384,7 @@ def test_the_examples_of_the_page_run() -> None:
     page = (ROOT / "docs" / "llamacpp.md").read_text()
     names: dict[str, Any] = {}
     for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(example.replace("model.gguf", str(aded.engines.embedded.embedded_file())), names)
+        exec(example.replace("model.gguf", str(aded.engines.base.embedded.embedded_file())), names)
     assert names["answer"]["choices"][0]["message"]["content"]
     assert names["llama"].draft_model is names["drafts"]
 
@@ -395,7 +396,7 @@ trees = st.lists(st.integers(0, 8), min_size=1, max_size=24).map(
 
 @given(trees, st.integers(1, 6), st.integers(0, 6))
 def test_a_tree_is_cut_to_the_paths_and_levels_there_are(tree: DraftTree, paths: int, depth: int) -> None:
-    cut = fitting(tree, paths, depth)
+    cut = tree.limit(depth=depth).prune(paths)
     cut.validate()
     leaves = len(set(range(len(cut))) - set(cut.parents.tolist()))
     assert leaves <= paths
@@ -406,7 +407,7 @@ def test_a_tree_is_cut_to_the_paths_and_levels_there_are(tree: DraftTree, paths:
 
 @given(trees)
 def test_a_node_belongs_to_the_sequences_of_the_leaves_below_it(tree: DraftTree) -> None:
-    order, below = placed(tree)
+    order, below = assign_sequences(tree)
     mask = tree.ancestor_mask()
     leaves = [node for node in order if node not in set(tree.parents.tolist())]
     assert sorted(order) == list(range(len(tree)))
@@ -419,7 +420,7 @@ def test_a_node_belongs_to_the_sequences_of_the_leaves_below_it(tree: DraftTree)
 @given(st.integers(0, 2**31), st.sampled_from([40, 2048, 2050, 5000]), st.integers(1, 8))
 def test_the_likeliest_tokens_and_their_probabilities(seed: int, vocabulary: int, k: int) -> None:
     logits = np.random.default_rng(seed).normal(0, 3, (3, vocabulary)).astype(np.float32)
-    ids, probs = likeliest(logits, k)
+    ids, probs = top_k(logits, k)
     exact = np.exp(logits - logits.max(-1, keepdims=True))
     exact /= exact.sum(-1, keepdims=True)
     assert np.allclose(probs, -np.sort(-exact, axis=1)[:, :k], rtol=1e-4)

@@ -26,18 +26,20 @@ def generate(model: Any, seed: int | None, **ours: Any) -> torch.Tensor:
 def test_output_is_the_models_own(family: str, seed: int | None) -> None:
     model = build(family)
     plain = generate(model, seed)
-    learned = generate(model, seed, custom_generate=aded.generate, drafter=aded.create_drafter("adaptive"), nodes=12)
+    learned = generate(
+        model, seed, custom_generate=aded.generate, drafter=aded.create_drafter("adaptive"), max_draft_tokens=12
+    )
     assert torch.equal(plain, learned)
     stats = aded.Stats()
     oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
-    told = generate(model, seed, custom_generate=aded.generate, drafter=oracle, nodes=12, stats=stats)
+    told = generate(model, seed, custom_generate=aded.generate, drafter=oracle, max_draft_tokens=12, stats=stats)
     assert torch.equal(plain, told)
     assert stats.drafted > stats.accepted
     if family not in CHAINS_ONLY:  # these verify the first of equal siblings: the wrong one
         assert stats.steps < stats.tokens / 3
         return
     stats, chain = aded.Stats(), Chain(oracle.answer)
-    told = generate(model, seed, custom_generate=aded.generate, drafter=chain, nodes=12, stats=stats)
+    told = generate(model, seed, custom_generate=aded.generate, drafter=chain, max_draft_tokens=12, stats=stats)
     assert torch.equal(plain, told)
     assert stats.steps < stats.tokens / 3
 
@@ -48,7 +50,7 @@ def test_eager_attention_gives_the_models_own_output(family: str) -> None:
     model.set_attn_implementation("eager")
     plain = generate(model, None)
     stats, oracle = aded.Stats(), Oracle(plain[0, PROMPT.shape[1] :].tolist())
-    ours = generate(model, None, custom_generate=aded.generate, drafter=oracle, nodes=12, stats=stats)
+    ours = generate(model, None, custom_generate=aded.generate, drafter=oracle, max_draft_tokens=12, stats=stats)
     assert torch.equal(plain, ours)
     assert 0 < stats.accepted < stats.drafted
 
@@ -59,7 +61,9 @@ def test_a_static_cache_gives_the_models_own_output(seed: int | None) -> None:
     static = {"cache_implementation": "static", "disable_compile": True}
     plain = generate(model, seed, **static)
     stats, oracle = aded.Stats(), Oracle(plain[0, PROMPT.shape[1] :].tolist())
-    ours = generate(model, seed, **static, custom_generate=aded.generate, drafter=oracle, nodes=12, stats=stats)
+    ours = generate(
+        model, seed, **static, custom_generate=aded.generate, drafter=oracle, max_draft_tokens=12, stats=stats
+    )
     assert torch.equal(plain, ours)
     assert 0 < stats.accepted < stats.drafted
 

@@ -39,7 +39,7 @@ def pair(
     stats = aded.Stats()
     torch.manual_seed(5)
     ours = model.generate(
-        **inputs, **options, custom_generate=aded.generate, drafter=Uneven(answers), nodes=nodes, stats=stats
+        **inputs, **options, custom_generate=aded.generate, drafter=Uneven(answers), max_draft_tokens=most, stats=stats
     )
     assert torch.equal(torch.get_rng_state(), state), "the generator is left where plain decoding leaves it"
     if options["max_new_tokens"] > 1:
@@ -63,7 +63,7 @@ def test_rows_are_those_of_the_prompts_alone() -> None:
     for drafter in (aded.create_drafter("adaptive"), Uneven(alone, top_k=8)):
         stats = aded.Stats()
         together = model.generate(
-            **padded(), **options, custom_generate=aded.generate, drafter=drafter, nodes=12, stats=stats
+            **padded(), **options, custom_generate=aded.generate, drafter=drafter, max_draft_tokens=12, stats=stats
         )
         assert [row[-30:] for row in together.tolist()] == alone
     assert 0 < stats.accepted < stats.drafted
@@ -93,7 +93,7 @@ def test_rows_end_each_at_its_own_end(sample: bool) -> None:
         {"do_sample": True, "top_p": 0.9, "temperature": 0.7, "repetition_penalty": 1.2},
         {"max_new_tokens": 1},
         {"prefill_chunk_size": 4},
-        {"nodes": "auto"},
+        {"max_draft_tokens": "auto"},
     ],
     ids=lambda options: "-".join(options),
 )
@@ -103,9 +103,11 @@ def test_options_hold_for_every_row(options: dict[str, Any]) -> None:
     assert torch.equal(plain, ours)
     assert stats.tokens == 4 * options["max_new_tokens"]
     options = {"pad_token_id": 0, "do_sample": False, **options}
-    nodes = options.pop("nodes", 12)
+    most = options.pop("max_draft_tokens", 12)
     torch.manual_seed(5)
-    assert torch.equal(plain, model.generate(**padded(), **options, custom_generate=aded.generate, nodes=nodes))
+    assert torch.equal(
+        plain, model.generate(**padded(), **options, custom_generate=aded.generate, max_draft_tokens=most)
+    )
 
 
 def test_several_samples_of_one_prompt() -> None:
@@ -122,7 +124,7 @@ def test_a_streamer_sees_a_batch_one_position_at_a_time() -> None:
     options["eos_token_id"] = int(free[2, width + 4])
     plain, ours, stats = Recorder(), Recorder(), aded.Stats()
     model.generate(**padded(), streamer=plain, **options)
-    options |= {"drafter": Uneven(free[:, width:].tolist(), top_k=8), "nodes": 12, "stats": stats}
+    options |= {"drafter": Uneven(free[:, width:].tolist(), top_k=8), "max_draft_tokens": 12, "stats": stats}
     model.generate(**padded(), streamer=ours, custom_generate=aded.generate, **options)
     assert plain.seen == ours.seen
     assert ours.ended == 1
@@ -133,7 +135,7 @@ def test_a_dictionary_is_returned_where_asked_for() -> None:
     model, options = build("llama"), {"max_new_tokens": 8, "pad_token_id": 0, "return_dict_in_generate": True}
     plain = model.generate(**padded(), do_sample=False, **options)
     stats, knowing = aded.Stats(), Uneven(plain.sequences[:, padded()["input_ids"].shape[1] :].tolist(), top_k=8)
-    options |= {"drafter": knowing, "nodes": 12, "stats": stats}
+    options |= {"drafter": knowing, "max_draft_tokens": 12, "stats": stats}
     ours = model.generate(**padded(), do_sample=False, custom_generate=aded.generate, **options)
     assert torch.equal(plain.sequences, ours.sequences)
     assert 0 < stats.accepted < stats.drafted

@@ -10,9 +10,9 @@ import torch
 from transformers import CompileConfig, DynamicCache, StaticCache
 
 import aded
-from aded.engines.transformers.linear import swap
-from aded.engines.transformers.linear.widening import WideningLinear
-from aded.engines.transformers.steps import SIZES
+from aded.engines.transformers.forward import SIZES
+from aded.engines.transformers.linear import dispatch
+from aded.engines.transformers.linear.bindings import PortableLinear
 from support.models import CHAINS_ONLY, PROMPT, build
 from support.oracle import Oracle
 
@@ -61,7 +61,7 @@ def pair(model: Any, traced: Traced, prompt: torch.Tensor = PROMPT, depth: int =
         compile=True,
         compile_config=traced.config,
         drafter=Oracle(plain[0, prompt.shape[1] :].tolist(), depth=depth),
-        nodes=12,
+        max_draft_tokens=12,
         stats=stats,
     )
     assert ours.tolist() == plain.tolist()
@@ -137,7 +137,13 @@ def test_two_answers_at_once_have_caches_of_their_own() -> None:
 
     options: dict[str, Any] = {"compile": True, "compile_config": traced.config, "do_sample": False, "pad_token_id": 0}
     ours = model.generate(
-        PROMPT, max_new_tokens=20, custom_generate=aded.generate, drafter=Nested(), nodes=6, stats=stats, **options
+        PROMPT,
+        max_new_tokens=20,
+        custom_generate=aded.generate,
+        drafter=Nested(),
+        max_draft_tokens=6,
+        stats=stats,
+        **options,
     )
     assert ours[0, 11:].tolist() == expected
     assert 0 < stats.accepted < stats.drafted
@@ -153,7 +159,7 @@ def test_accelerate_compiles_too() -> None:
     options: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False, "pad_token_id": 0}
     plain = model.generate(PROMPT, **options)
     oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
-    undo = aded.accelerate(model, compile=True, drafter=oracle, nodes=4)
+    undo = aded.accelerate(model, compile=True, drafter=oracle, max_draft_tokens=4)
     assert model.generate(PROMPT, **options, compile_config=traced.config).tolist() == plain.tolist()
     assert traced.tokens
     assert 0 < oracle.accepted < oracle.drafted
@@ -162,20 +168,20 @@ def test_accelerate_compiles_too() -> None:
 
 def test_other_linear_kernels_run_inside_a_compiled_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
-        kernel = WideningLinear()
+        kernel = PortableLinear()
     except LookupError as error:
         pytest.skip(str(error))
     ran: list[int] = []
-    product = WideningLinear._forward
+    product = PortableLinear._forward
 
     def counted(self: Any, weight: torch.Tensor, bias: Any, x: torch.Tensor) -> torch.Tensor:
         ran.append(x.shape[-2])
         return product(self, weight, bias, x)
 
-    monkeypatch.setattr(WideningLinear, "_forward", counted)
-    monkeypatch.setattr(swap, "_choose", lambda layers: swap._Choice(kernel, single=True))
+    monkeypatch.setattr(PortableLinear, "_forward", counted)
+    monkeypatch.setattr(dispatch, "_choose", lambda layers: dispatch._Choice(kernel, single=True))
     model, traced = build("llama").bfloat16(), Traced()
-    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "nodes": 4}
+    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "max_draft_tokens": 4}
     eager = model.generate(PROMPT, custom_generate=aded.generate, **options)
     ran.clear()
     stats = aded.Stats()
@@ -194,7 +200,7 @@ def test_the_compiler_gives_the_same_output() -> None:
     options: dict[str, Any] = {"max_new_tokens": 30, "do_sample": False, "pad_token_id": 0}
     plain = model.generate(PROMPT, **options)
     oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist(), depth=3)
-    options |= {"drafter": oracle, "nodes": 6, "stats": (stats := aded.Stats())}
+    options |= {"drafter": oracle, "max_draft_tokens": 6, "stats": (stats := aded.Stats())}
     ours = model.generate(PROMPT, **options, custom_generate=aded.generate, compile=True)
     assert ours.tolist() == plain.tolist()
     assert 0 < stats.accepted < stats.drafted

@@ -13,10 +13,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from typer.testing import CliRunner
 
 import aded
-from aded.budget import MAX_NODES, CostCurve
+from aded.budget import MAX_DRAFT_TOKENS, CostCurve
 from aded.cli import app
-from aded.engines.transformers.costs import cost_curve
-from aded.engines.transformers.parts import step_parts
+from aded.engines.transformers.cost import cost_curve
+from aded.engines.transformers.profile import profile_step
 from support.models import build
 from support.tokenizers import word_level
 
@@ -35,7 +35,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     def measure(step: Any, **options: Any) -> CostCurve:
         assert step(3) > 0
         seen["count"] += 1
-        return CostCurve([1, MAX_NODES + 1], [seen["seconds"], 1.0], steady=seen["steady"])
+        return CostCurve([1, MAX_DRAFT_TOKENS + 1], [seen["seconds"], 1.0], steady=seen["steady"])
 
     monkeypatch.setattr(CostCurve, "measure", measure)
     monkeypatch.setenv("ADED_CACHE", str(tmp_path / "cache"))
@@ -123,10 +123,10 @@ def test_looking_at_the_parts_of_a_step_leaves_the_model_as_it_was() -> None:
     model = build("llama")
     before = model(torch.tensor([[1, 2, 3]])).logits
     attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    step_parts(model, 4, ours=True, length=8, steps=1)
+    profile_step(model, 4, ours=True, length=8, steps=1)
     assert torch.equal(model(torch.tensor([[1, 2, 3]])).logits, before)
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is attention
     assert model.config._attn_implementation == "sdpa"
     model.set_attn_implementation("eager")
     with pytest.raises(aded.UnsupportedError, match="eager"):
-        step_parts(model, 4, ours=False)
+        profile_step(model, 4, ours=False)

@@ -30,7 +30,7 @@ def test_every_drafter_gives_the_models_own_greedy_output(embedded, drafter: str
     inputs = encode(tokenizer, "Write a poem in which every line begins with: The river")
     plain = model.generate(**inputs, max_new_tokens=48, do_sample=False)
     stats = aded.Stats()
-    options = {"custom_generate": aded.generate, "drafter": drafter, "nodes": 7, "stats": stats}
+    options = {"custom_generate": aded.generate, "drafter": drafter, "max_draft_tokens": 7, "stats": stats}
     ours = model.generate(**inputs, max_new_tokens=48, do_sample=False, **options)
     assert torch.equal(plain, ours)
     if drafter == "none":
@@ -46,7 +46,7 @@ def test_greedy_output_is_the_same_and_takes_fewer_steps(embedded, prompt: str) 
     plain = model.generate(**inputs, max_new_tokens=64, do_sample=False)
     stats = aded.Stats()
     ours = model.generate(
-        **inputs, max_new_tokens=64, do_sample=False, custom_generate=aded.generate, nodes=24, stats=stats
+        **inputs, max_new_tokens=64, do_sample=False, custom_generate=aded.generate, max_draft_tokens=24, stats=stats
     )
     assert torch.equal(plain, ours)
     assert stats.tokens == ours.shape[1] - inputs["input_ids"].shape[1]
@@ -63,7 +63,7 @@ def test_a_seeded_sample_is_the_same(embedded, seed: int) -> None:
     plain = model.generate(**inputs, **options)
     torch.manual_seed(seed)
     stats = aded.Stats()
-    ours = model.generate(**inputs, **options, custom_generate=aded.generate, nodes=24, stats=stats)
+    ours = model.generate(**inputs, **options, custom_generate=aded.generate, max_draft_tokens=24, stats=stats)
     assert torch.equal(plain, ours)
     assert 0 < stats.accepted < stats.drafted
 
@@ -74,7 +74,12 @@ def test_twenty_benchmark_prompts_give_the_models_own_output(embedded) -> None:
     questions = [json.loads(line) for line in paths.PROMPTS.read_text().splitlines()][:20]
     assert len(questions) == 20
     stats = aded.Stats()
-    common = {"custom_generate": aded.generate, "drafter": aded.create_drafter("adaptive"), "nodes": 7, "stats": stats}
+    common = {
+        "custom_generate": aded.generate,
+        "drafter": aded.create_drafter("adaptive"),
+        "max_draft_tokens": 7,
+        "stats": stats,
+    }
     for question in questions:
         inputs = encode(tokenizer, question["turns"][0][:2000])
         ours = model.generate(**inputs, max_new_tokens=128, do_sample=False, **common)

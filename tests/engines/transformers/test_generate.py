@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aded
-from aded.engines.transformers.engine import likeliest
+from aded.engines.transformers.engine import top_k
 from support.models import PROMPT, build
 from support.oracle import Chain, Oracle, Uneven
 from support.streamers import Recorder
@@ -47,7 +47,9 @@ def pair(model: Any, seed: int = 5, **options: Any) -> tuple[Any, Any, aded.Stat
     stats = aded.Stats()
     oracle = Oracle([*answer[0, inputs.shape[1] :].tolist(), 1, 2, 3, 4])
     torch.manual_seed(seed)
-    ours = model.generate(inputs, **options, custom_generate=aded.generate, drafter=oracle, nodes=16, stats=stats)
+    ours = model.generate(
+        inputs, **options, custom_generate=aded.generate, drafter=oracle, max_draft_tokens=16, stats=stats
+    )
     return plain, ours, stats
 
 
@@ -118,11 +120,11 @@ def test_a_returned_cache_carries_the_next_turn(model: Any) -> None:
     common = {"max_new_tokens": 20, "pad_token_id": 0, "do_sample": False, "attention_mask": torch.ones_like(question)}
     expected = model.generate(question, past_key_values=plain.past_key_values, **common)
     stats, knowing = aded.Stats(), Uneven([expected[0, question.shape[1] :].tolist()], top_k=8)
-    common |= {"custom_generate": aded.generate, "drafter": knowing, "nodes": 12, "stats": stats}
+    common |= {"custom_generate": aded.generate, "drafter": knowing, "max_draft_tokens": 12, "stats": stats}
     got = model.generate(question, past_key_values=ours.past_key_values, **common)
     assert torch.equal(expected, got)
     assert 0 < stats.accepted < stats.drafted
-    for name in ("custom_generate", "drafter", "nodes", "stats"):
+    for name in ("custom_generate", "drafter", "max_draft_tokens", "stats"):
         del common[name]
     assert torch.equal(expected, model.generate(question, **common))
 
@@ -152,7 +154,9 @@ def test_a_long_prompt_goes_through_in_pieces(family: str, rows: int, monkeypatc
 
     hook = model.register_forward_pre_hook(look, with_kwargs=True)
     stats, knowing = aded.Stats(), Uneven(plain[:, 50:].tolist(), top_k=8)
-    ours = model.generate(ids, **options, custom_generate=aded.generate, drafter=knowing, nodes=3, stats=stats)
+    ours = model.generate(
+        ids, **options, custom_generate=aded.generate, drafter=knowing, max_draft_tokens=3, stats=stats
+    )
     hook.remove()
     assert torch.equal(plain, ours)
     assert 0 < stats.accepted < stats.drafted
@@ -164,8 +168,8 @@ def test_a_streamer_receives_every_token_once(model: Any) -> None:
     plain, ours, accelerated = Recorder(), Recorder(), Recorder()
     expected = model.generate(PROMPT, streamer=plain, **options)
     called, patched = (Oracle(expected[0, PROMPT.shape[1] :].tolist()) for _ in range(2))
-    model.generate(PROMPT, streamer=ours, custom_generate=aded.generate, drafter=called, **options)
-    undo = aded.accelerate(model, drafter=patched)
+    model.generate(PROMPT, streamer=ours, custom_generate=aded.generate, drafter=called, max_draft_tokens=8, **options)
+    undo = aded.accelerate(model, drafter=patched, max_draft_tokens=8)
     model.generate(PROMPT, streamer=accelerated, **options)
     undo()
     assert plain.seen == ours.seen == accelerated.seen == expected[0].tolist()
@@ -177,12 +181,12 @@ def test_acceleration_changes_no_output_and_can_be_undone(model: Any) -> None:
     before = type(model)
     options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
     plain = model.generate(PROMPT, **options)
-    undo = aded.accelerate(model, nodes=8)
+    undo = aded.accelerate(model, max_draft_tokens=8)
     assert torch.equal(plain, model.generate(PROMPT, **options))
     with pytest.raises(aded.UnsupportedError):
         model.generate(PROMPT, num_beams=2, **options)
     oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
-    aded.accelerate(model, drafter=oracle, nodes=8)
+    aded.accelerate(model, drafter=oracle, max_draft_tokens=8)
     assert torch.equal(plain, model.generate(PROMPT, **options))
     assert 0 < oracle.accepted < oracle.drafted
     assert type(model).__name__ == before.__name__
@@ -195,10 +199,12 @@ def test_acceleration_changes_no_output_and_can_be_undone(model: Any) -> None:
 def test_any_budget_gives_the_models_own_output(model: Any, nodes: Any) -> None:
     options = {"max_new_tokens": 24, "pad_token_id": 0, "do_sample": False}
     plain = model.generate(PROMPT, **options)
-    assert torch.equal(plain, model.generate(PROMPT, **options, custom_generate=aded.generate, nodes=nodes))
+    assert torch.equal(plain, model.generate(PROMPT, **options, custom_generate=aded.generate, max_draft_tokens=nodes))
     answer = plain[0, PROMPT.shape[1] :].tolist()
     stats, knowing = aded.Stats(), Chain(answer) if nodes == 1 else Oracle(answer, depth=32)
-    ours = model.generate(PROMPT, **options, custom_generate=aded.generate, drafter=knowing, nodes=nodes, stats=stats)
+    ours = model.generate(
+        PROMPT, **options, custom_generate=aded.generate, drafter=knowing, max_draft_tokens=nodes, stats=stats
+    )
     assert torch.equal(plain, ours)
     if nodes == 0:
         assert stats.drafted == 0
@@ -211,7 +217,7 @@ def test_any_budget_gives_the_models_own_output(model: Any, nodes: Any) -> None:
 def test_statistics_of_several_calls_add_up(model: Any) -> None:
     stats = aded.Stats()
     for calls in (1, 2, 3):
-        options = {"min_new_tokens": 9, "max_new_tokens": 9, "pad_token_id": 0, "nodes": 4, "stats": stats}
+        options = {"min_new_tokens": 9, "max_new_tokens": 9, "pad_token_id": 0, "max_draft_tokens": 4, "stats": stats}
         model.generate(PROMPT, **options, custom_generate=aded.generate)
         assert stats.tokens == len(stats.from_draft) == 9 * calls
     assert stats.passes == stats.steps
@@ -223,7 +229,7 @@ def test_wrong_arguments_say_what_to_do(model: Any) -> None:
     with pytest.raises(aded.UnknownDrafterError, match="choose one of"):
         model.generate(PROMPT, custom_generate=aded.generate, drafter="nothing")
     with pytest.raises(ValueError, match="whole number"):
-        model.generate(PROMPT, custom_generate=aded.generate, nodes=-1)
+        model.generate(PROMPT, custom_generate=aded.generate, max_draft_tokens=-1)
     with pytest.raises(ValueError, match="on_unsupported"):
         model.generate(PROMPT, custom_generate=aded.generate, on_unsupported="ignore")
     with pytest.raises(aded.UnsupportedError, match="cache"):
@@ -236,7 +242,9 @@ def test_a_half_precision_output_is_certified(dtype: torch.dtype) -> None:
     options = {"max_new_tokens": 40, "pad_token_id": 0, "do_sample": False}
     stats, answer = aded.Stats(), model.generate(PROMPT, **options)[0, PROMPT.shape[1] :].tolist()
     knowing = Uneven([answer], top_k=8)
-    output = model.generate(PROMPT, **options, custom_generate=aded.generate, drafter=knowing, nodes=16, stats=stats)
+    output = model.generate(
+        PROMPT, **options, custom_generate=aded.generate, drafter=knowing, max_draft_tokens=16, stats=stats
+    )
     assert 0 < stats.accepted < stats.drafted
     certificate = aded.certify(model, PROMPT, output)
     assert certificate.lossless
@@ -269,6 +277,6 @@ def test_a_certificate_finds_a_changed_token(model: Any) -> None:
 @given(st.integers(0, 2**31), st.sampled_from([40, 2048, 2050, 5000]), st.integers(1, 8))
 def test_the_likeliest_tokens_are_those_of_topk(seed: int, vocabulary: int, k: int) -> None:
     logits = torch.randn(2, 3, vocabulary, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
-    ids = likeliest(logits, k)
+    ids = top_k(logits, k)
     assert torch.equal(logits.gather(-1, ids), logits.topk(k, dim=-1).values)
     assert all(len(set(row)) == k for row in ids.flatten(0, -2).tolist())

@@ -12,10 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded.engines.transformers.linear import swap
-from aded.engines.transformers.linear.dotting import DottingLinear
-from aded.engines.transformers.linear.packed import PackedLinear
-from aded.engines.transformers.linear.widening import WideningLinear
+from aded.engines.transformers.linear import dispatch
+from aded.engines.transformers.linear.bindings import Avx512Linear, PortableLinear, PrepackedLinear
 
 Bound = Callable[[torch.Tensor], torch.Tensor]
 
@@ -28,19 +26,19 @@ def skip_unless(make: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def widening() -> WideningLinear:
-    return skip_unless(WideningLinear)
+def portable() -> PortableLinear:
+    return skip_unless(PortableLinear)
 
 
-@pytest.fixture(scope="module", params=["dotting", "widening"])
+@pytest.fixture(scope="module", params=["avx512", "portable"])
 def own(request: pytest.FixtureRequest) -> Callable[[torch.nn.Linear], Bound]:
     """Binds a layer to a kernel of ours."""
-    if request.param == "widening":
-        return lambda layer: skip_unless(WideningLinear).bind(layer)
-    return lambda layer: skip_unless(lambda: DottingLinear([layer])).bind(layer)
+    if request.param == "portable":
+        return lambda layer: skip_unless(PortableLinear).bind(layer)
+    return lambda layer: skip_unless(lambda: Avx512Linear([layer])).bind(layer)
 
 
-@pytest.fixture(scope="module", params=[DottingLinear, PackedLinear])
+@pytest.fixture(scope="module", params=[Avx512Linear, PrepackedLinear])
 def copying(request: pytest.FixtureRequest) -> Any:
     """A kernel that keeps the weights in an order of its own."""
     return skip_unless(lambda: request.param([]))
@@ -94,10 +92,10 @@ def test_infinities_and_nans_come_out_as_such(own: Callable[[torch.nn.Linear], B
 
 
 @pytest.fixture
-def forced(widening: WideningLinear, monkeypatch: pytest.MonkeyPatch) -> None:
+def forced(portable: PortableLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where the kernel pays."""
-    choice = swap._Choice(widening, single=False)
-    monkeypatch.setattr(swap, "_choose", lambda layers: choice)
+    choice = dispatch._Choice(portable, single=False)
+    monkeypatch.setattr(dispatch, "_choose", lambda layers: choice)
 
 
 class Model(torch.nn.Module):
@@ -109,7 +107,7 @@ class Model(torch.nn.Module):
 @pytest.mark.usefixtures("forced")
 def test_the_model_is_as_before_afterwards_also_after_an_error() -> None:
     model, x = Model(), torch.randn(3, 16).bfloat16()
-    with contextlib.suppress(KeyError), swap.fast_linear(model):
+    with contextlib.suppress(KeyError), dispatch.fast_linear(model):
         assert "forward" in model.a.__dict__
         assert "forward" not in model.c.__dict__, "float32 layers are not touched"
         raise KeyError
@@ -122,7 +120,7 @@ def test_another_hooks_forward_is_left_alone() -> None:
     model = Model()
     hooked = lambda x: x  # noqa: E731
     model.a.forward = hooked  # type: ignore[method-assign]
-    with swap.fast_linear(model):
+    with dispatch.fast_linear(model):
         assert model.a.forward is hooked
     assert model.a.forward is hooked
 
@@ -132,12 +130,12 @@ def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) ->
     model, x = Model(), torch.randn(3, 16).bfloat16()
     calls = []
     monkeypatch.setattr(
-        WideningLinear, "_forward", lambda self, weight, bias, x: calls.append(threading.get_ident()) or x
+        PortableLinear, "_forward", lambda self, weight, bias, x: calls.append(threading.get_ident()) or x
     )
     inside, leave = threading.Event(), threading.Event()
 
     def user() -> None:
-        with swap.fast_linear(model):
+        with dispatch.fast_linear(model):
             model.a(x)
             inside.set()
             leave.wait(60)
@@ -148,7 +146,7 @@ def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) ->
     with torch.no_grad():
         model.a(x)
     assert calls == [thread.ident]
-    with swap.fast_linear(model), torch.no_grad():
+    with dispatch.fast_linear(model), torch.no_grad():
         model.a(x)
         leave.set()
         thread.join()
@@ -160,7 +158,7 @@ def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) ->
 @settings(max_examples=40, deadline=None)
 @given(m=st.integers(1, 140), k=st.integers(1, 600), n=st.integers(1, 130), bias=st.booleans(), seed=st.integers(0, 99))
 def test_a_packed_product_is_as_exact_as_the_plain_layers(m: int, k: int, n: int, bias: bool, seed: int) -> None:
-    kernel = skip_unless(lambda: PackedLinear([]))
+    kernel = skip_unless(lambda: PrepackedLinear([]))
     torch.manual_seed(seed)
     layer, x = make(k, n, bias), torch.randn(1, m, k).bfloat16()
     with torch.no_grad():
@@ -185,7 +183,7 @@ def test_copied_weights_follow_a_change_of_the_layer(copying: Any, change: str) 
         torch.testing.assert_close(copying.bind(layer)(x), layer(x))
 
 
-@pytest.mark.parametrize("kernel", [DottingLinear, PackedLinear])
+@pytest.mark.parametrize("kernel", [Avx512Linear, PrepackedLinear])
 def test_what_would_not_fit_in_memory_is_not_copied(kernel: Any) -> None:
     with torch.device("meta"):
         huge = torch.nn.Linear(2**20, 2**20, dtype=torch.bfloat16)

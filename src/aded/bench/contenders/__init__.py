@@ -9,7 +9,7 @@ from typing import Any
 
 from aded import drafters
 from aded.bench.contenders.base import PLAIN, Contender
-from aded.engines.loaded import LoadedModel
+from aded.engines.base.loaded import LoadedModel
 from aded.errors import UnknownDrafterError
 from aded.representative import Corpus, Representative
 
@@ -19,7 +19,7 @@ __all__ = ["PLAIN", "Contender", "contenders"]
 def contenders(
     names: Sequence[str],
     loaded: LoadedModel,
-    nodes: Any,
+    max_draft_tokens: Any,
     corpus: Path | None = None,
     *,
     compile: bool = False,
@@ -39,4 +39,4 @@ def contenders(
     opened = None if corpus is None else Corpus.open(corpus)
     if opened is not None:
         opened.check(Representative(memory_mb=1.0, vocab_size=loaded.vocab_size, fingerprint=loaded.fingerprint))
-    return [kind(name, loaded, nodes, opened, compile) for name in dict.fromkeys([PLAIN, *names])]
+    return [kind(name, loaded, max_draft_tokens, opened, compile) for name in dict.fromkeys([PLAIN, *names])]

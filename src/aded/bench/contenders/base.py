@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from aded import drafters
 from aded.drafters.base import Drafter
-from aded.engines.answer import Answer
+from aded.engines.base.answer import Answer
+from aded.engines.base.runner import Runner
 from aded.representative import Corpus
 
 __all__ = ["PLAIN", "Contender"]
@@ -28,7 +29,7 @@ class Contender:
 
     name: str
     loaded: Any
-    nodes: Any
+    max_draft_tokens: Any
     corpus: Corpus | None = None
     compile: bool = False
 
@@ -48,16 +49,16 @@ class Contender:
 
     def forget(self) -> None:
         """Begin anew, with nothing learned."""
-        self._runner = self.runner()
+        self._runner: Runner = self.runner()
 
-    def runner(self) -> Any:
+    def runner(self) -> Runner:
         """The engine's runner with a new drafter."""
         raise NotImplementedError
 
     def drafter(self) -> Drafter:
-        """A new drafter; `adaptive` alone reads a corpus."""
-        options: dict[str, Any] = {"corpus": self.corpus} if self.name == "adaptive" else {}
-        return drafters.create("none" if self.native else self.name, **options)
+        """A new drafter, reading the corpus if it can."""
+        name = "none" if self.native else self.name
+        return drafters.create(name, **({"corpus": self.corpus} if drafters.takes(name, "corpus") else {}))
 
     def answer(self, ids: Any, **settings: Any) -> Answer:
         """Decode prompts; `settings` are the runner's. Passes of the engine's own decoding are counted outside."""
@@ -65,5 +66,4 @@ class Contender:
 
     def check(self, ids: Any, plain: Answer, answer: Answer, **settings: Any) -> dict[str, Any]:
         """Identity with plain decoding; see the runner's `compare`."""
-        found: dict[str, Any] = self._runner.compare(ids, plain, answer, **settings)
-        return found
+        return self._runner.compare(ids, plain, answer, **settings)

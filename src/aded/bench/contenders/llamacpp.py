@@ -10,8 +10,9 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from aded import drafters
 from aded.bench.contenders.base import PLAIN, Contender
-from aded.engines.answer import Answer
-from aded.engines.llamacpp.runner import LoadedLlama, Runner
+from aded.engines.base.answer import Answer
+from aded.engines.llamacpp.loading import LoadedLlama
+from aded.engines.llamacpp.runner import EngineRunner
 
 __all__ = ["EngineContender"]
 
@@ -25,10 +26,10 @@ class EngineContender(Contender):
 
     natives = (PLAIN, *_LOOKUPS)
 
-    def runner(self) -> Runner:
+    def runner(self) -> EngineRunner:
         """A runner with a new drafter; a draft model of llama-cpp-python's is in a context of its own."""
         if self.name not in _LOOKUPS:
-            return Runner(self.loaded, self.drafter(), self.nodes)
+            return EngineRunner(self.loaded, self.drafter(), self.max_draft_tokens)
         if not hasattr(self, "_stock"):
             like, lookup = self.loaded.llama, LlamaPromptLookupDecoding(num_pred_tokens=_LOOKUPS[self.name])
             stock = llama_cpp.Llama(
@@ -42,15 +43,15 @@ class EngineContender(Contender):
                 verbose=False,
             )
             self._stock = LoadedLlama(self.loaded.name, stock)
-        return Runner(self._stock, drafters.create("none"), 0)
+        return EngineRunner(self._stock, drafters.create("none"), 0)
 
     def answer(self, ids: list[int], **settings: Any) -> Answer:
         """See `Contender.answer`."""
         settings = {key: value for key, value in settings.items() if key != "mask"}
         if not self.native:
-            return self._runner.answer(ids, **settings)  # type: ignore[no-any-return]
+            return self._runner.answer(ids, **settings)
         if self.name == PLAIN:
-            return self._runner.plain(ids, **settings)  # type: ignore[no-any-return]
+            return self._runner.plain(ids, **settings)
         llama, passes = self._runner.loaded.llama, 0
         evaluate = llama.eval
 

@@ -9,10 +9,10 @@ import torch
 from transformers import CompileConfig, StaticCache
 
 from aded.bench.contenders.base import PLAIN, Contender
-from aded.engines.answer import Answer
-from aded.engines.transformers.models import Loaded
-from aded.engines.transformers.runner import Runner
-from aded.engines.transformers.steps import CompiledSteps
+from aded.engines.base.answer import Answer
+from aded.engines.transformers.forward import CompiledRunner
+from aded.engines.transformers.loading import Loaded
+from aded.engines.transformers.runner import EngineRunner
 
 __all__ = ["EngineContender"]
 
@@ -38,15 +38,15 @@ class EngineContender(Contender):
         self._sizes: set[tuple[int, int]] = set()  # that were compiled
         super().__post_init__()
 
-    def runner(self) -> Runner:
+    def runner(self) -> EngineRunner:
         """A runner with a new drafter."""
-        return Runner(self.loaded, self.drafter(), self.nodes, self.compile)
+        return EngineRunner(self.loaded, self.drafter(), self.max_draft_tokens, self.compile)
 
     def answer(self, ids: torch.Tensor, **settings: Any) -> Answer:
         """See `Contender.answer`."""
         if not self.native:
             if self.compile:  # outside of the answer's time
-                CompiledSteps(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + settings["max_new_tokens"])
+                CompiledRunner(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + settings["max_new_tokens"])
             return self._runner.answer(ids, **settings)
         if self.name == COMPILED:
             return self._compiled(ids, **settings)

@@ -9,9 +9,10 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.engines.certificate import Certificate
+from aded.batch import Outcomes
+from aded.engines.base.certificate import Certificate, certificate_of
 from aded.engines.llamacpp.engine import LlamaEngine
-from aded.tree import DraftTree
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["certify"]
 
@@ -28,19 +29,10 @@ def certify(llama: Any, prompt: Sequence[int], output: Sequence[int]) -> Certifi
     if not prompt or not output:
         raise ValueError("a certificate needs at least one token of a prompt and one of an output")
     plain = _replay(llama, prompt, output, 1)
-    emitted = np.array(output)[:, None]
-    margins = plain.max(-1) - np.take_along_axis(plain, emitted, 1)[:, 0]
-    # The best token, its nearest rival, and the token emitted, which is one of them or another near tie.
-    compared = np.concatenate([np.argsort(-plain, axis=1)[:, :2], emitted], axis=1)
-    lead = np.take_along_axis(plain, compared, 1)
-    noise = 0.0
     replays = [_replay(llama, prompt, output, shape) for shape in (2, 4, 8, 33)]
     if llama.context_params.n_seq_max > 1:
         replays.append(_replay_branching(llama, prompt, output))
-    for scores in replays:
-        moved = np.take_along_axis(scores, compared, 1) - lead
-        noise = max(noise, float(np.abs(moved[:, 1:] - moved[:, :1]).max()))
-    return Certificate(margins.astype(np.float32), noise)
+    return certificate_of(output, plain, replays)
 
 
 def _begin(llama: Any, prompt: Sequence[int]) -> NDArray[np.float32]:
@@ -74,9 +66,9 @@ def _replay_branching(llama: Any, prompt: Sequence[int], output: Sequence[int], 
         tokens = [token for true in piece for token in ((true + 1) % llama._n_vocab, true)]
         tree = DraftTree.build(tokens, [2 * (i // 2) - 1 for i in range(len(tokens))])
         path = list(range(1, len(tokens), 2))
-        engine.length = len(prompt) + start + 1
-        (scores,) = engine.verify([0], [output[start]], [tree])
+        engine.length, engine.last = len(prompt) + start + 1, output[start]
+        (scores,) = engine.verify([0], [tree], 0)
         rows.append(scores.logits([0, *(node + 1 for node in path)]))
-        engine.commit([path])
+        engine.commit(Outcomes([Outcome([*piece, -1], tree, path=path)]))
         start += 1 + len(piece)
     return np.concatenate(rows)

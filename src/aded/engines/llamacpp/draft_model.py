@@ -9,10 +9,16 @@ from llama_cpp.llama_speculative import LlamaDraftModel
 from numpy.typing import NDArray
 
 from aded import drafters
-from aded.drafters.base import Drafter, Observation, Session
-from aded.tree import DraftTree
+from aded.batch import Limits, Outcomes
+from aded.budget import FixedBudget
+from aded.deprecation import renamed_option
+from aded.drafters.base import Drafter
+from aded.speculation import Speculator
+from aded.tree import DraftTree, Outcome
 
 __all__ = ["DraftModel"]
+
+_MIN_PROBABILITY = 0.4  # of a chain: about where a token verified in vain costs as much as one accepted gains
 
 
 class DraftModel(LlamaDraftModel):
@@ -23,29 +29,39 @@ class DraftModel(LlamaDraftModel):
 
     Args:
         drafter: a drafter or the name of one.
-        max_tokens: longest draft.
-        least: a token is drafted while the whole chain up to it has at least this probability.
+        max_draft_tokens: longest draft.
+        min_probability: a token is drafted while the whole chain up to it has at least this probability.
+        max_tokens, least: the old names of both.
     """
 
-    def __init__(self, drafter: str | Drafter = "adaptive", *, max_tokens: int = 10, least: float = 0.4) -> None:
-        if max_tokens < 1 or not 0 <= least <= 1:
-            raise ValueError(f"max_tokens must be at least 1 and least from 0 to 1, not {max_tokens} and {least}")
-        self._drafter = drafters.create(drafter) if isinstance(drafter, str) else drafter
-        self._max_tokens, self._least = max_tokens, least
-        self._known = np.empty(0, np.intc)
-        self._session: Session | None = None
+    def __init__(
+        self,
+        drafter: str | Drafter = "adaptive",
+        *,
+        max_draft_tokens: int = 10,
+        min_probability: float = _MIN_PROBABILITY,
+        max_tokens: int | None = None,
+        least: float | None = None,
+    ) -> None:
+        most = renamed_option("max_tokens", max_tokens, "max_draft_tokens", max_draft_tokens, 10)
+        likely = renamed_option("least", least, "min_probability", min_probability, _MIN_PROBABILITY)
+        if most < 1 or not 0 <= likely <= 1:
+            raise ValueError(
+                f"max_draft_tokens must be at least 1 and min_probability from 0 to 1, not {most} and {likely}"
+            )
+        made = drafters.create(drafter) if isinstance(drafter, str) else drafter
+        self._speculator = Speculator(made, FixedBudget(most, min_probability=likely))
+        self._most = most
+        self._known: NDArray[np.intc] = np.empty(0, np.intc)
         self._draft = DraftTree.empty()
 
     def __call__(self, input_ids: NDArray[np.intc], /, **kwargs: Any) -> NDArray[np.intc]:
         """The draft after these tokens, possibly empty."""
         known = len(self._known)
-        goes_on = known < len(input_ids) and np.array_equal(input_ids[:known], self._known)
-        if self._session is None or not goes_on:
-            self._session = self._drafter.start(input_ids.tolist())
+        if 0 < known < len(input_ids) and np.array_equal(input_ids[:known], self._known):
+            self._speculator.observe([0], Outcomes([Outcome(input_ids[known:].tolist(), self._draft)]))
         else:
-            self._session.observe(Observation(input_ids[known:].tolist(), self._draft))
+            self._speculator.start(0, input_ids.tolist())
         self._known = input_ids.copy()
-        chain = self._session.draft(self._max_tokens).best_chain()
-        likely = int((np.exp(chain.log_probs) >= self._least).sum())
-        self._draft = chain.limit(depth=likely)
+        (self._draft,) = self._speculator.propose([0], Limits([self._most], nodes=self._most, trees=False))
         return self._draft.tokens.astype(np.intc)

@@ -14,24 +14,27 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.engines.llamacpp.likeliest import likeliest
+from aded.batch import Limits, Outcomes
+from aded.engines.llamacpp.top_k import top_k
 from aded.errors import ContextFullError
 from aded.tree import DraftTree
 
-__all__ = ["LlamaEngine", "blank", "fitting", "placed"]
+__all__ = ["PATHS", "LlamaEngine", "assign_sequences", "blank"]
+
+PATHS = 16  # sequences a context is made for: a tree with more leaves loses the last of them
 
 
 class _Scores:
     """Outputs of one pass, read where llama.cpp keeps them; tokens are chosen by its own sampler."""
 
-    def __init__(self, engine: LlamaEngine, outputs: Sequence[int]) -> None:
-        self._engine, self._outputs = engine, outputs
+    def __init__(self, engine: LlamaEngine, outputs: Sequence[int], k: int) -> None:
+        self._engine, self._outputs, self._k = engine, outputs, k
 
     def choose(self, row: int) -> int:
         return self._engine.choose(self._outputs[row])
 
-    def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        return likeliest(self.logits(range(len(self._outputs))), k)
+    def top_k(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        return top_k(self.logits(range(len(self._outputs))), self._k) if self._k else None
 
     def logits(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """A copy of some rows, float32 (n, vocabulary)."""
@@ -44,17 +47,25 @@ class LlamaEngine:
     Args:
         llama: made ready by `accelerate`.
         pending: the last tokens of the prompt, which are not in the cache yet; none if the last pass was over it.
+        trees: whether to verify siblings.
+
+    Attributes:
+        length: tokens before the one that is chosen next.
+        chosen: outputs of the last pass at which tokens were chosen, in order.
+        last: the token chosen last.
     """
 
-    def __init__(self, llama: Any, pending: Sequence[int]) -> None:
-        self._llama, self._pending = llama, list(pending)
+    def __init__(self, llama: Any, pending: Sequence[int], *, trees: bool = True) -> None:
+        self._llama, self._pending, self._trees = llama, list(pending), trees
         self._context = llama._ctx.ctx
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._last = 0
+        self._vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
+        self.last = 0
         self._start = 0  # entries in the cache before the step
         self._leaf: list[int] = []  # a leaf below each node, or the node itself
-        self.length = 0  # tokens before the one that is chosen next
-        self.chosen: list[int] = []  # outputs of the last pass at which tokens were chosen, in order
+        self.length = 0
+        self._output = -1
+        self.chosen: list[int] = []
 
     def logits(self, index: int) -> NDArray[np.float32]:
         """float32 logits (vocabulary,) of an output of the last pass; -1 is the last. Valid until the next pass."""
@@ -67,55 +78,62 @@ class LlamaEngine:
         llama.n_tokens = self.length
         if llama._logits_all:
             llama.scores[self.length - 1] = self.logits(index)
-        token = int(llama._sampler.sample(llama._ctx, index))
-        if self.length < len(llama.input_ids):
-            llama.input_ids[self.length] = token
-        self.length, self._last = self.length + 1, token
-        self.chosen.append(index)
-        return token
+        self._output = index
+        return int(llama._sampler.sample(llama._ctx, index))
 
-    def prefill(self) -> list[_Scores]:
+    def append(self, slot: int, token: int) -> bool:
+        """Make `token` the last. Whether to go on after an end is for the caller to say: a grammar, say, could not."""
+        if self.length < len(self._llama.input_ids):
+            self._llama.input_ids[self.length] = token
+        self.length, self.last = self.length + 1, token
+        self.chosen.append(self._output)
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocabulary, token))
+
+    def limits(self, slots: Sequence[int]) -> Limits:
+        """What the context has sequences and room for."""
+        llama = self._llama
+        return Limits([llama.n_ctx() - self.length], nodes=llama.n_batch - 1, paths=PATHS, trees=self._trees)
+
+    def prefill(self, top_k: int) -> list[_Scores]:
+        """Evaluate what is pending."""
         if self._llama.n_tokens + len(self._pending) > self._llama.n_ctx():
             raise self._full()
         if self._pending:
             self._llama.eval(self._pending)
         self.length = int(self._llama.n_tokens)
-        return [_Scores(self, [-1])]
+        return [_Scores(self, [-1], top_k)]
 
-    def verify(self, rows: Sequence[int], roots: Sequence[int], trees: Sequence[DraftTree]) -> list[_Scores]:
-        (root,), (tree,) = roots, trees
+    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[_Scores]:
+        """One pass over the last token and the nodes, each in the sequences of the leaves below it."""
+        (tree,) = trees
         self._start = self.length - 1
         if self._start + 2 + int(tree.depths.max(initial=-1)) > self._llama.n_ctx():
             raise self._full()
-        order, sequences = placed(tree)
+        order, sequences = assign_sequences(tree)
         self._leaf = [numbers[0] for numbers in sequences]
         leaves = 1 + max(map(max, sequences), default=0)
         for leaf in range(1, leaves):
             llama_cpp.llama_memory_seq_cp(self._memory, 0, leaf, 0, -1)
         batch = self._llama._batch.batch
         batch.n_tokens = 1 + len(order)
-        _put(batch, 0, root, self._start, range(leaves))
+        _put(batch, 0, self.last, self._start, range(leaves))
         depths, outputs = tree.depths.tolist(), [0] * (1 + len(order))
         for place, node in enumerate(order, start=1):
             _put(batch, place, int(tree.tokens[node]), self._start + 1 + depths[node], sequences[node])
             outputs[node + 1] = place
         self._llama._ctx.decode(self._llama._batch)
         self.chosen = []
-        return [_Scores(self, outputs)]
+        return [_Scores(self, outputs, top_k)]
 
-    def commit(self, paths: Sequence[Sequence[int]]) -> None:
-        (path,) = paths
+    def commit(self, outcomes: Outcomes) -> None:
+        """The sequence of the accepted path becomes the only one."""
+        path = outcomes[0].kept
         if max(self._leaf, default=0) > 0:
             if path and (kept := self._leaf[path[-1]]):
                 llama_cpp.llama_memory_seq_rm(self._memory, 0, -1, -1)
                 llama_cpp.llama_memory_seq_cp(self._memory, kept, 0, 0, -1)
             llama_cpp.llama_memory_seq_keep(self._memory, 0)
         self.trim_to(self._llama, self._start + 1 + len(path))
-
-    @property
-    def last(self) -> int:
-        """The token chosen last."""
-        return self._last
 
     @staticmethod
     def trim_to(llama: Any, entries: int) -> None:
@@ -149,25 +167,7 @@ def _put(batch: Any, place: int, token: int, position: int, sequences: Sequence[
         batch.seq_id[place][i] = sequence
 
 
-def fitting(tree: DraftTree, paths: int, depth: int) -> DraftTree:
-    """The part of a tree with at most `paths` leaves and `depth` levels; nodes that come first are preferred."""
-    tree = tree.limit(depth=depth)
-    parents, keep = tree.parents.tolist(), np.ones(len(tree), np.bool_)
-    extended: set[int] = set()
-    leaves = 1
-    for node, parent in enumerate(parents):
-        if parent >= 0 and not keep[parent]:
-            keep[node] = False
-        elif parent not in extended:
-            extended.add(parent)  # the first child goes on a path, each further one begins another
-        elif leaves < paths:
-            leaves += 1
-        else:
-            keep[node] = False
-    return tree if keep.all() else tree.select(keep)
-
-
-def placed(tree: DraftTree) -> tuple[list[int], list[list[int]]]:
+def assign_sequences(tree: DraftTree) -> tuple[list[int], list[list[int]]]:
     """The nodes in depth-first order, first children first, and for each node the numbers of the leaves below it.
 
     A leaf's number is that of its sequence. The first path gets the places right behind the prefix, so that accepting

@@ -1,7 +1,7 @@
 """The transformers engine."""
 
-from aded.engines.certificate import Certificate
+from aded.engines.base.certificate import Certificate
+from aded.engines.transformers.api import accelerate, generate, prepare, restore
 from aded.engines.transformers.certificate import certify
-from aded.engines.transformers.entry import accelerate, generate, undo
 
-__all__ = ["Certificate", "accelerate", "certify", "generate", "undo"]
+__all__ = ["Certificate", "accelerate", "certify", "generate", "prepare", "restore"]

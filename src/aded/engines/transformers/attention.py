@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from aded.engines.transformers.shared import SharedChange
+from aded.engines.transformers.patching import RefCountedPatch
 from aded.errors import UnsupportedError
 
 __all__ = ["attention_windows", "grouped_attention", "implementation", "verifies_trees"]
@@ -65,7 +65,7 @@ def _attend(
 AttentionInterface.register(_NAME, _attend)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
-_SWAP = SharedChange()
+_PATCH = RefCountedPatch()
 
 
 def _configs(model: Any) -> list[Any]:
@@ -90,7 +90,7 @@ def grouped_attention(model: Any) -> Iterator[None]:
         for config in configs:
             config._attn_implementation_internal = chosen
 
-    with _SWAP.to(model, partial(name, _NAME), partial(name, "sdpa")):
+    with _PATCH.to(model, partial(name, _NAME), partial(name, "sdpa")):
         yield
 
 

@@ -34,7 +34,7 @@ def _layers(cache: Cache) -> list[Any]:
     return cast("list[Any]", cache.layers)
 
 
-class _RoomyLayer(DynamicLayer):
+class _PreallocatedLayer(DynamicLayer):
     """A growing layer with spare room: a step's entries are written beside those before, not copied with them.
 
     `keys` and `values` are views of what is in use.
@@ -44,7 +44,7 @@ class _RoomyLayer(DynamicLayer):
     values: torch.Tensor
 
     def __init__(self, layer: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         self._hold(layer.keys, layer.values)
 
@@ -52,8 +52,8 @@ class _RoomyLayer(DynamicLayer):
         """Hold these entries, with room for more."""
         used = entries[0].shape[-2]
         spare = max(256, used // 4)
-        self._room = [x.new_empty(*x.shape[:-2], used + spare, x.shape[-1]) for x in entries]
-        for place, x in zip(self._room, entries, strict=True):
+        self._buffers = [x.new_empty(*x.shape[:-2], used + spare, x.shape[-1]) for x in entries]
+        for place, x in zip(self._buffers, entries, strict=True):
             place[:, :, :used] = x
         self.trim(used)
 
@@ -62,10 +62,10 @@ class _RoomyLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
-        if end > self._room[0].shape[-2]:
+        if end > self._buffers[0].shape[-2]:
             self._hold(torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2))
         else:
-            for place, x in zip(self._room, (key_states, value_states), strict=True):
+            for place, x in zip(self._buffers, (key_states, value_states), strict=True):
                 place[:, :, start:end] = x
             self.trim(end)
         return self.keys, self.values
@@ -73,17 +73,17 @@ class _RoomyLayer(DynamicLayer):
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Move each row's entries from `source` to `target`, both (rows, n)."""
         row = torch.arange(len(source), device=self.device)[:, None]
-        for x in self._room:
+        for x in self._buffers:
             x[row, :, target] = x[row, :, source]
 
     def trim(self, used: int) -> None:
         """Forget all but the first `used` entries."""
-        self.keys, self.values = (x[:, :, :used] for x in self._room)
+        self.keys, self.values = (x[:, :, :used] for x in self._buffers)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows only."""
         used = self.keys.shape[-2]
-        self._room = [x[rows] for x in self._room]
+        self._buffers = [x[rows] for x in self._buffers]
         self.trim(used)
 
     def plain(self) -> DynamicLayer:
@@ -122,7 +122,7 @@ def prepare(cache: Cache) -> None:
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.activate_past_recording()
         elif type(layer) is DynamicLayer and layer.is_initialized:
-            cache.layers[index] = _RoomyLayer(layer)
+            cache.layers[index] = _PreallocatedLayer(layer)
 
 
 def finish(cache: Cache) -> None:
@@ -130,14 +130,14 @@ def finish(cache: Cache) -> None:
     for index, layer in enumerate(_layers(cache)):
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.record_past = False
-        elif isinstance(layer, _RoomyLayer):
+        elif isinstance(layer, _PreallocatedLayer):
             cache.layers[index] = layer.plain()
 
 
 def extend(cache: Cache, entries: int) -> None:
     """Add entries of zeros to the growing layers, as a longer prompt would have left there."""
     for layer in _layers(cache):
-        if isinstance(layer, _RoomyLayer):
+        if isinstance(layer, _PreallocatedLayer):
             layer.update(*(x.new_zeros(*x.shape[:-2], entries, x.shape[-1]) for x in (layer.keys, layer.values)))
 
 
@@ -166,7 +166,7 @@ def keep(cache: Cache, count: int, rows: Sequence[int]) -> None:
             continue
         start = layer.keys.shape[-2] - count
         end = start + len(rows)
-        if isinstance(layer, _RoomyLayer):
+        if isinstance(layer, _PreallocatedLayer):
             if not contiguous:
                 index = torch.tensor([rows], device=layer.device) + start
                 layer.move(index, torch.arange(start, end, device=layer.device)[None])

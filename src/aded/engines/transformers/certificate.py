@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache
 
-from aded.engines.certificate import Certificate
+from aded.engines.base.certificate import Certificate, certificate_of
 from aded.engines.transformers.engine import CHUNK
 
 __all__ = ["certify"]
@@ -52,18 +53,16 @@ def certify(
         return Certificate(np.empty(0, np.float32), 0.0)
     whole = _after_prompt(model, input_ids, prompt)
     plain = _replay(model, output_ids, prompt, 1, whole)
-    chosen = plain - temperature * _noise(plain, seed, row, rows).log() if temperature > 0 else plain
-    margins = chosen.max(-1).values - chosen.gather(1, emitted[:, None])[:, 0]
-    # The best token, its nearest rival, and the token emitted, which is one of them or another near tie.
-    compared = torch.cat([chosen.topk(2, dim=-1).indices, emitted[:, None]], dim=-1)
-    lead = plain.gather(1, compared)
-    noise = 0.0
+    noise = -temperature * _noise(plain, seed, row, rows).log() if temperature > 0 else None
     # Long prompts are taken in in pieces, which moves scores as well.
     pieces = whole if prompt <= 2 * CHUNK else _after_prompt(model, input_ids, CHUNK)
-    for shape in (2, 5, 16, 33):
-        moved = _replay(model, output_ids, prompt, shape, pieces).gather(1, compared) - lead
-        noise = max(noise, float((moved[:, 1:] - moved[:, :1]).abs().max()))
-    return Certificate(margins.float().cpu().numpy(), noise)
+    replays = (_numpy(_replay(model, output_ids, prompt, shape, pieces)) for shape in (2, 5, 16, 33))
+    return certificate_of(emitted.cpu().numpy(), _numpy(plain), replays, None if noise is None else _numpy(noise))
+
+
+def _numpy(scores: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = scores.float().cpu().numpy()
+    return array
 
 
 def _noise(logits: torch.Tensor, seed: int, row: int, rows: int) -> torch.Tensor:

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from aded.batch import Limits, Outcomes
+from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, verifies_trees
+from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.sampling import SharedNoise, multinomial
-from aded.engines.transformers.steps import Steps
+from aded.engines.transformers.stopping import Stopping
 from aded.tree import DraftTree
 
-__all__ = ["CHUNK", "TransformersEngine", "likeliest"]
+__all__ = ["CHUNK", "TransformersEngine", "top_k"]
 
 
 CHUNK = 1024  # tokens of long prompts that go through the model at once
@@ -40,7 +43,7 @@ def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
 _GROUP = 64
 
 
-def likeliest(logits: torch.Tensor, k: int) -> torch.Tensor:
+def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
     """Ids of the k highest logits, best first: (..., vocabulary) -> (..., k), fewer if there are not as many.
 
     The k best lie in the k groups with the best maxima. Finding those takes one quick look at every logit, a fraction
@@ -55,7 +58,8 @@ def likeliest(logits: torch.Tensor, k: int) -> torch.Tensor:
     chosen = groups.amax(-1).topk(k, dim=-1).indices
     members = groups.gather(-2, chosen[..., None].expand(*chosen.shape, _GROUP)).flatten(-2)
     best = members.topk(k, dim=-1).indices
-    return chosen.gather(-1, best // _GROUP) * _GROUP + best % _GROUP
+    ids: torch.Tensor = chosen.gather(-1, best // _GROUP) * _GROUP + best % _GROUP
+    return ids
 
 
 class _Pass:
@@ -66,13 +70,13 @@ class _Pass:
 
     def __init__(self, logits: torch.Tensor, k: int) -> None:
         self.logits = logits.float()  # as generate does before any processor
-        self._k = k
+        self.k = k
 
     @cached_property
     def _fetched(self) -> NDArray[np.int32]:
         best = [self.logits.argmax(-1, keepdim=True).int()]
-        if self._k:
-            ids = likeliest(self.logits, self._k)
+        if self.k:
+            ids = top_k(self.logits, self.k)
             probs = self.logits.log_softmax(-1).gather(-1, ids).exp()
             best += [ids.int(), probs.contiguous().view(torch.int32)]
         fetched: NDArray[np.int32] = torch.cat(best, dim=-1).cpu().numpy()
@@ -89,28 +93,29 @@ class _Pass:
 
 
 class _Scores:
-    """One row of a pass; chooses tokens as `generate` does and records what it was asked to."""
+    """One row of a pass; chooses tokens as `generate` does.
 
-    def __init__(self, engine: TransformersEngine, scored: _Pass, index: int, row: int, count: int) -> None:
-        self._engine, self._pass, self._index, self._row, self._count = engine, scored, index, row, count
+    Attributes:
+        chosen_from: processed and raw scores (1, vocabulary) of the token chosen last, where they were computed.
+    """
+
+    def __init__(self, engine: TransformersEngine, scored: _Pass, index: int, slot: int, count: int) -> None:
+        self._engine, self._pass, self._index, self._slot, self._count = engine, scored, index, slot, count
+        self.chosen_from: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def choose(self, row: int) -> int:
         engine = self._engine
         if engine.plain_greedy:
-            token = self._pass.greedy(self._index, row)
-        else:
-            logits = self._pass.logits[self._index, row : row + 1].to(engine.device, copy=True)
-            scores = engine.processors[self._row](engine.ids(self._row), logits)
-            engine.record(scores, logits)
-            if engine.config.do_sample:
-                token = engine.sampler(torch.softmax(scores, dim=-1), self._row, engine.emitted(self._row))
-            else:
-                token = int(scores.argmax(-1))
-        engine.append(self._row, token)
-        return token
+            return self._pass.greedy(self._index, row)
+        logits = self._pass.logits[self._index, row : row + 1].to(engine.device, copy=True)
+        scores = engine.processors[self._slot](engine.ids(self._slot), logits)
+        self.chosen_from = scores, logits
+        if engine.config.do_sample:
+            return engine.sampler(torch.softmax(scores, dim=-1), self._slot, engine.emitted(self._slot))
+        return int(scores.argmax(-1))
 
-    def top_k(self, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        return self._pass.top_k(self._index, self._count)
+    def top_k(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        return self._pass.top_k(self._index, self._count) if self._pass.k else None
 
 
 class TransformersEngine:
@@ -121,9 +126,9 @@ class TransformersEngine:
         input_ids: the prompts, shape (rows, length), padded on the left.
         generation_config: as `generate` prepared it.
         processors: every logits processor, in order.
+        criteria: every stopping criterion.
         model_kwargs: what `generate` passes to its decoding methods (cache, masks, positions and the model's own).
-        steps: how passes are run; None: as the model runs them.
-        top_k: how many of the likeliest tokens the sessions will be shown.
+        runner: how passes are run; None: as the model runs them.
 
     Attributes:
         scores, logits: processed and raw scores of each emitted token where the configuration asks for them.
@@ -135,15 +140,15 @@ class TransformersEngine:
         input_ids: Any,
         generation_config: GenerationConfig,
         processors: LogitsProcessorList,
+        criteria: StoppingCriteriaList,
         model_kwargs: dict[str, Any],
-        steps: Steps | None = None,
-        top_k: int = 0,
+        runner: ForwardRunner | None = None,
     ) -> None:
         self.model, self.config = model, generation_config
-        self.steps = Steps(model) if steps is None else steps
+        self.runner = ForwardRunner(model) if runner is None else runner
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
         self.kwargs = model_kwargs
-        self._top_k = top_k
+        self._stopping = Stopping(criteria)
         self.windows = attention_windows(model)
         self.trees = verifies_trees(model)
         cache = model_kwargs.get("past_key_values")
@@ -162,9 +167,9 @@ class TransformersEngine:
         room = max(int(generation_config.max_length) - self._prompt, 0) + 1
         empty = input_ids.new_full((rows, room), 0 if pad is None else int(pad))
         self._buffer = torch.cat([input_ids, empty], dim=-1)
-        self._lengths = [self._prompt] * rows  # of each row in the buffer
-        self._last = [-1] * rows
+        self._lengths: list[int] = [self._prompt] * rows  # of each row in the buffer
         self._active = list(range(rows))
+        self._scored: dict[int, _Scores] = {}  # of the last pass, by slot
         self._mask: torch.Tensor | None = model_kwargs.get("attention_mask")
         self._count = 0
 
@@ -196,38 +201,42 @@ class TransformersEngine:
 
     def emitted(self, row: int) -> int:
         """How many tokens a row has emitted."""
-        return self._lengths[row] - self._prompt
+        return int(self._lengths[row] - self._prompt)
 
-    def last(self, row: int) -> int:
-        """The token a row emitted last."""
-        return self._last[row]
+    @property
+    def room(self) -> int:
+        """Tokens a row may have at most, its prompt included."""
+        return int(self._buffer.shape[1]) - 1
 
-    def append(self, row: int, token: int) -> None:
-        """Make `token` the last of a row."""
-        self._buffer[row, self._lengths[row]] = token
-        self._lengths[row] += 1
-        self._last[row] = token
+    def append(self, slot: int, token: int) -> bool:
+        """Make `token` the last of a row, and keep the scores that `return_dict_in_generate` asked for."""
+        if (found := self._scored[slot].chosen_from) is not None:
+            for kept, scores in zip((self.scores, self.logits), found, strict=True):
+                if kept is not None:
+                    kept.append(scores)
+        self._buffer[slot, self._lengths[slot]] = token
+        self._lengths[slot] += 1
+        return self._stopping(self.ids(slot), token) or self._lengths[slot] >= self.room
 
-    def record(self, scores: torch.Tensor, logits: torch.Tensor) -> None:
-        """Keep what `return_dict_in_generate` asked for."""
-        if self.scores is not None:
-            self.scores.append(scores)
-        if self.logits is not None:
-            self.logits.append(logits)
+    def limits(self, slots: Sequence[int]) -> Limits:
+        """A path of d drafted tokens emits d + 1, and a static cache has only so many entries left."""
+        left = kv.room(self.cache)
+        nodes = MAX_DRAFT_TOKENS if left is None else min(left - 1, MAX_DRAFT_TOKENS)
+        return Limits([self.room - self._lengths[slot] - 1 for slot in slots], nodes=nodes, trees=self.trees)
 
-    def prefill(self) -> list[_Scores]:
+    def prefill(self, top_k: int) -> list[_Scores]:
         """Run the prompts, by the model's own prefill."""
-        if self.batch or self.steps.fixed:
+        if self.batch or self.runner.fixed:
             kv.widen(self.cache)
         outputs = self.model._prefill(self._buffer[:, : self._prompt], self._prefill_config(), self.kwargs)
         if outputs.get("past_key_values") is not None:
             self.kwargs["past_key_values"] = outputs.past_key_values
         kv.check(self.cache)
-        self.steps.begin(self.cache)
+        self.runner.begin(self.cache)
         self._position = positions[..., -1:] if (positions := self.kwargs.get("position_ids")) is not None else None
         self._padding = None if self._mask is None or bool(self._mask.all()) else self._mask.bool()
         self._entries = [int(self.cache.get_seq_length())] * len(self._active)  # of each row in the cache
-        return self._scores(outputs.logits[:, -1:], [1] * len(self._active))
+        return self._scores(outputs.logits[:, -1:], [1] * len(self._active), top_k)
 
     def _prefill_config(self) -> GenerationConfig:
         """The configuration, with chunks for long prompts of text alone: a pass then takes bounded memory."""
@@ -240,18 +249,19 @@ class TransformersEngine:
         config.prefill_chunk_size = chunk
         return config
 
-    def verify(self, rows: Sequence[int], roots: Sequence[int], trees: Sequence[DraftTree]) -> list[_Scores]:
+    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[_Scores]:
         """Score each row's root and every node of its tree in one forward pass."""
-        if list(rows) != self._active:
+        rows = list(slots)
+        if rows != self._active:
             self._drop_others(rows)
-        self._count = count = self.steps.tokens(self.cache, max(map(len, trees)) + 1)
+        self._count = count = self.runner.tokens(self.cache, max(map(len, trees)) + 1)
         steps = torch.zeros(len(rows), count, dtype=torch.long)
         depths = torch.zeros(len(rows), count, dtype=torch.long)
-        for i, (root, tree) in enumerate(zip(roots, trees, strict=True)):
-            steps[i, 0] = root
+        for i, (row, tree) in enumerate(zip(rows, trees, strict=True)):
+            steps[i, 0] = self._buffer[row, self._lengths[row] - 1]
             steps[i, 1 : len(tree) + 1] = torch.from_numpy(tree.tokens)
             depths[i, 1 : len(tree) + 1] = torch.from_numpy(tree.depths) + 1
-        before = self._buffer[:, : self.length - 1] if not self.batch else self._buffer[list(rows), : self._longest()]
+        before = self._buffer[:, : self.length - 1] if not self.batch else self._buffer[rows, : self._longest()]
         ids = torch.cat([before, steps.to(before)], dim=-1)
         kwargs = dict(self.kwargs)
         if self._mask is not None:
@@ -264,18 +274,18 @@ class TransformersEngine:
         if kwargs.get("logits_to_keep") is not None:
             kwargs["logits_to_keep"] = count
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
-        if self.batch or self.steps.fixed or not trees[0].is_chain:
+        if self.batch or self.runner.fixed or not trees[0].is_chain:
             lengths = self._entries if self.batch else None
             masks = kv.masks(
                 self.cache, trees, count, lengths, self._padding, self.windows, self.model.dtype, self.model.device
             )
             inputs["attention_mask"] = masks if len(masks) > 1 else next(iter(masks.values()))
-        outputs = self.steps.run(inputs)
-        return self._scores(outputs.logits[:, -count:], [len(tree) + 1 for tree in trees])
+        outputs = self.runner.run(inputs)
+        return self._scores(outputs.logits[:, -count:], [len(tree) + 1 for tree in trees], top_k)
 
-    def commit(self, paths: Sequence[Sequence[int]]) -> None:
-        """Keep each root's entry and those of the nodes in its path."""
-        kept = [[0, *(node + 1 for node in path)] for path in paths]
+    def commit(self, outcomes: Outcomes) -> None:
+        """Keep each root's entry and those of the nodes that stay."""
+        kept = [[0, *(node + 1 for node in outcome.kept)] for outcome in outcomes]
         if self.batch:
             kv.keep_rows(self.cache, self._entries, kept)
         else:
@@ -291,9 +301,11 @@ class TransformersEngine:
         """Entries of the longest row in the cache, where a step's entries begin."""
         return max(self._entries)
 
-    def _scores(self, logits: torch.Tensor, counts: Sequence[int]) -> list[_Scores]:
-        scored = _Pass(logits, self._top_k)
-        return [_Scores(self, scored, i, row, counts[i]) for i, row in enumerate(self._active)]
+    def _scores(self, logits: torch.Tensor, counts: Sequence[int], top_k: int) -> list[_Scores]:
+        scored = _Pass(logits, top_k)
+        scores = [_Scores(self, scored, i, row, counts[i]) for i, row in enumerate(self._active)]
+        self._scored = dict(zip(self._active, scores, strict=True))
+        return scores
 
     def _drop_others(self, rows: Sequence[int]) -> None:
         """Go on with these rows only: those that have ended cost nothing more."""

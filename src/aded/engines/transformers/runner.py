@@ -1,26 +1,23 @@
-"""What the command line runs: one model, one drafter, timed answers and their comparison with plain decoding."""
+"""Timed answers of a transformers model, with and without us."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from aded.decoding import Stats
-from aded.drafters.adaptive import AdaptiveDrafter
-from aded.drafters.base import Drafter
-from aded.engines.answer import Answer, comparison, create_drafter, fill_drafter, first_difference
+from aded.engines.base.answer import Answer
+from aded.engines.base.certificate import Certificate
+from aded.engines.base.runner import Runner
+from aded.engines.transformers.api import generate
 from aded.engines.transformers.certificate import certify
-from aded.engines.transformers.entry import generate
-from aded.engines.transformers.models import Loaded, load
-from aded.engines.transformers.steps import CompiledSteps
+from aded.engines.transformers.forward import CompiledRunner
+from aded.stats import Stats
 
-__all__ = ["Runner"]
+__all__ = ["EngineRunner"]
 
 
 class _TextStreamer(BaseStreamer):
@@ -54,116 +51,39 @@ class _TextStreamer(BaseStreamer):
         self._shown = len(text)
 
 
-@dataclass
-class Runner:
+class EngineRunner(Runner):
     """A loaded model and its drafter."""
 
-    loaded: Loaded
-    drafter: Drafter
-    nodes: Any
-    compile: bool = False
-
-    @classmethod
-    def open(
-        cls,
-        model: str | None,
-        *,
-        drafter: str,
-        nodes: Any,
-        compile: bool = False,
-        dtype: str,
-        threads: int | None,
-        state: Path | None,
-        corpus: Path | None = None,
-        report: Callable[[str], None],
-    ) -> Runner:
-        """Load everything; `state` is read if the file exists.
-
-        Raises:
-            AdedError: an unknown drafter or model, or a state file or corpus that cannot be used.
-        """
-        if threads is not None:
-            torch.set_num_threads(threads)
-        made = create_drafter(drafter, state=state, corpus=corpus)
-        loaded = load(model, dtype=dtype, report=report)
-        fill_drafter(made, loaded.vocab_size, loaded.fingerprint, state)
-        return cls(loaded, made, nodes, compile)
-
-    def save(self, state: Path) -> None:
-        """Save what was learned."""
-        if isinstance(self.drafter, AdaptiveDrafter):
-            self.drafter.save(state)
-
     def warm_up(self, ids: torch.Tensor, max_new_tokens: int) -> None:
-        """Let everything compile and the machine's step times be measured, without learning from it."""
+        """See `Runner`."""
         if self.compile:
-            CompiledSteps(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + max_new_tokens)
+            CompiledRunner(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + max_new_tokens)
         options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": self.loaded.pad}
         self.loaded.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-        scratch = AdaptiveDrafter(memory_mb=1) if isinstance(self.drafter, AdaptiveDrafter) else self.drafter
-        self._generate(ids, options, drafter=scratch, **self._ours)
+        self._generate(ids, options, drafter=self.scratch(), **self._ours)
 
-    def answer(self, ids: torch.Tensor, **settings: Any) -> Answer:
-        """Decode through ADED; see `plain` for the settings."""
-        stats = Stats()
-        return self._timed(ids, settings, stats, drafter=self.drafter, **self._ours)
-
-    def plain(self, ids: torch.Tensor, **settings: Any) -> Answer:
-        """Decode as the model alone does.
-
-        Settings: max_new_tokens, temperature (0 is greedy), top_p, seed, on_text (called with text as it comes), and
-        mask (a batch's attention mask), and options (a dict) for whatever else `generate` is to be given.
-        """
-        return self._timed(ids, settings, None)
-
-    def compare(self, ids: torch.Tensor, plain: Answer, answer: Answer, **settings: Any) -> dict[str, Any]:
-        """Speedup and identity; a difference is checked for being a tie within the model's rounding noise.
-
-        `settings` are those of the answers. With top_p below 1 a sample cannot be checked for ties.
-        """
-        result = comparison(plain, answer)
-        ties = []
-        for row, (a, b) in enumerate(zip(plain.rows, answer.rows, strict=True)):
-            if a == b:
-                continue
-            position = first_difference(a, b)
-            ties.append(False)
-            if position < len(b) and (settings["temperature"] == 0.0 or settings["top_p"] == 1.0):
-                prompt = self._prompt(ids, settings.get("mask"), row)
-                certificate = certify(
-                    self.loaded.model,
-                    prompt,
-                    torch.cat([prompt, torch.tensor([b]).to(prompt)], dim=-1),
-                    temperature=settings["temperature"],
-                    seed=settings["seed"],
-                    row=row,
-                    rows=len(ids),
-                )
-                ties[-1] = certificate.lossless
-                if certificate.first_difference is not None:  # the first that is no tie
-                    position = certificate.first_difference
-                margin, noise = float(certificate.margins[position]), certificate.noise
-                if result["margin"] is None or not ties[-1]:
-                    result |= {"first_difference": position, "margin": margin, "noise": noise}
-            else:
-                result["first_difference"] = position
-        result["tie"] = bool(ties) and all(ties)
-        return result
-
-    @staticmethod
-    def _prompt(ids: torch.Tensor, mask: torch.Tensor | None, row: int) -> torch.Tensor:
-        """A row's prompt without padding, shape (1, length)."""
-        return ids[row : row + 1] if mask is None else ids[row][mask[row].bool()][None]
+    def certify(self, ids: torch.Tensor, row: int, emitted: list[int], settings: dict[str, Any]) -> Certificate | None:
+        """See `Runner`. With top_p below 1 a sample cannot be replayed."""
+        if settings["temperature"] > 0 and settings["top_p"] < 1.0:
+            return None
+        mask = settings.get("mask")
+        prompt = ids[row : row + 1] if mask is None else ids[row][mask[row].bool()][None]
+        output = torch.cat([prompt, torch.tensor([emitted]).to(prompt)], dim=-1)
+        drawn = {"temperature": settings["temperature"], "seed": settings["seed"], "row": row, "rows": len(ids)}
+        return certify(self.loaded.model, prompt, output, **drawn)
 
     @property
     def _ours(self) -> dict[str, Any]:
-        return {"custom_generate": generate, "nodes": self.nodes, "compile": self.compile}
+        return {"custom_generate": generate, "max_draft_tokens": self.max_draft_tokens, "compile": self.compile}
 
     def _generate(self, ids: torch.Tensor, options: dict[str, Any], **ours: Any) -> torch.Tensor:
         options = {"attention_mask": torch.ones_like(ids), **options}
-        return self.loaded.model.generate(ids, **options, **ours)
+        output: torch.Tensor = self.loaded.model.generate(ids, **options, **ours)
+        return output
 
-    def _timed(self, ids: torch.Tensor, settings: dict[str, Any], stats: Stats | None, **ours: Any) -> Answer:
+    def timed(self, ids: torch.Tensor, settings: dict[str, Any], stats: Stats | None) -> Answer:
+        """See `Runner`."""
+        ours = {} if stats is None else {**self._ours, "drafter": self.drafter, "stats": stats}
         temperature = settings["temperature"]
         options: dict[str, Any] = {"max_new_tokens": settings["max_new_tokens"], "pad_token_id": self.loaded.pad}
         if temperature > 0:
@@ -173,8 +93,6 @@ class Runner:
         if (mask := settings.get("mask")) is not None:
             options["attention_mask"] = mask
         options |= settings.get("options", {})
-        if stats is not None:
-            ours["stats"] = stats
         tokenizer = self.loaded.tokenizer
         streamer = _TextStreamer(tokenizer, settings.get("on_text"))
         torch.manual_seed(settings["seed"])

@@ -32,7 +32,7 @@ class Stopping:
 
     def __call__(self, ids: torch.Tensor, token: int) -> bool:
         """Whether a row, `ids` (1, length), ends with its last token."""
-        asked: Any = self._others(ids, None).all() if self._others else False  # type: ignore[arg-type]
+        asked: Any = self._others(ids, None).all() if self._others else False
         return bool(asked) or token in self._ends or ids.shape[1] >= self._longest
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from aded.deprecation import renamed
 from aded.errors import SettingsError
 
 __all__ = ["Settings"]
@@ -20,17 +21,20 @@ class Settings:
         state: file to load what was learned from, if it exists, and to save it to; "" keeps it in memory.
         save_every_s: seconds between two saves; it is saved at the end in any case.
         corpus: a read-only corpus; several engines may share one.
+        drafter: the name of who drafts.
         memory_mb: MiB of the table that all requests share.
         sequence_mb: MiB of each request's own table, for as many requests as vLLM runs at once.
-        least: no draft goes on where its path is less likely than this, whatever it costs.
+        min_probability: no draft goes on where its path is less likely than this, whatever it costs. Its old name is
+            `least`.
     """
 
     state: str = ""
     save_every_s: float = 300.0
     corpus: str = ""
+    drafter: str = "adaptive"
     memory_mb: float = 64.0
     sequence_mb: float = 2.0
-    least: float = 0.05
+    min_probability: float = 0.05
 
     @classmethod
     def read(cls, given: Any = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -40,6 +44,9 @@ class Settings:
             SettingsError: a name that is none, or a value that does not fit.
         """
         given = {} if given is None else given
+        if isinstance(given, Mapping):
+            given = _with_new_names(given)
+        environment = _with_new_names(environment)
         known: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
         if not isinstance(given, Mapping) or (unknown := sorted(set(given) - set(known))):
             what = unknown if isinstance(given, Mapping) else repr(given)
@@ -57,6 +64,16 @@ class Settings:
         for name in ("save_every_s", "memory_mb", "sequence_mb"):
             if not getattr(settings, name) > 0:
                 raise SettingsError(f"{name} must be positive, not {getattr(settings, name)}")
-        if not 0 < settings.least < 1:
-            raise SettingsError(f"least must lie between 0 and 1, not {settings.least}")
+        if not 0 < settings.min_probability < 1:
+            raise SettingsError(f"min_probability must lie between 0 and 1, not {settings.min_probability}")
         return settings
+
+
+def _with_new_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings, those by an old name under their new one."""
+    named = dict(given)
+    for old, new in (("least", "min_probability"), ("ADED_LEAST", "ADED_MIN_PROBABILITY")):
+        if old in named:
+            renamed(old, new, stacklevel=5)
+            named.setdefault(new, named.pop(old))
+    return named

@@ -1,0 +1,148 @@
+"""What a step over many sequences costs, learned from the steps: for engines that cannot be measured alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.budget.cost import Pass
+from aded.kernels.jit import jit
+
+__all__ = ["LearnedCost"]
+
+_RATE = 0.1  # of the latest observation in a mean
+_YOUNG, _OLD = 32, 512  # steps after which a mean is forgotten, and what it was made for tried again
+_SLOW = 1 / 64  # of the latest step in a mean over many
+
+
+class _MovingAverages:
+    """Seconds by number of tokens, in growing classes of sizes, four in each doubling: means that follow the latest."""
+
+    def __init__(self) -> None:
+        self._sizes: NDArray[np.float64] = np.zeros(96)
+        self._seconds = np.zeros(96)
+        self._counts = np.zeros(96, np.int64)
+        self._latest = np.zeros(96, np.int64)
+        self._lives = np.full(96, _YOUNG, np.int64)
+
+    @staticmethod
+    def _class(tokens: int) -> int:
+        return tokens - 1 if tokens <= 8 else min(int(4 * np.log2(tokens / 8)) + 8, 95)
+
+    def learn(self, tokens: int, seconds: float, now: int) -> None:
+        i = self._class(tokens)
+        if self._counts[i] and now - self._latest[i] >= self._lives[i]:
+            self._counts[i] = 0
+            self._lives[i] = min(2 * self._lives[i], _OLD)
+        self._latest[i] = now
+        self._counts[i] += 1
+        if self._counts[i] > 2:
+            seconds = min(seconds, 3 * self._seconds[i])
+        # The first of a size can compile: the second replaces it.
+        rate = 1.0 if self._counts[i] <= 2 else max(1 / (self._counts[i] - 1), _RATE)
+        self._seconds[i] += rate * (seconds - self._seconds[i])
+        self._sizes[i] += rate * (tokens - self._sizes[i])
+
+    def recall(self, tokens: int, now: int) -> tuple[float, int] | None:
+        """The mean of this size's class, and of how many; None if it was not seen twice lately."""
+        i = self._class(tokens)
+        if self._counts[i] < 2 or now - self._latest[i] >= self._lives[i]:
+            return None
+        return float(self._seconds[i]), int(self._counts[i])
+
+    def known(self, now: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Sizes, means and their observations of all classes that were seen lately."""
+        known = (self._counts > 0) & (now - self._latest < self._lives)
+        return self._sizes[known], self._seconds[known], self._counts[known]
+
+
+@jit
+def _isotonic_fit(seconds, counts):
+    """Isotonic regression, in place: neighbours that fall are replaced by their mean, so that times rise with size."""
+    n = len(seconds)
+    starts = np.empty(n, np.int64)
+    weights, levels, size = np.empty(n), np.empty(n), 0
+    for i in range(n):
+        starts[size], levels[size], weights[size] = i, seconds[i], counts[i]
+        size += 1
+        while size > 1 and levels[size - 2] > levels[size - 1]:
+            both = weights[size - 2] + weights[size - 1]
+            levels[size - 2] = (weights[size - 2] * levels[size - 2] + weights[size - 1] * levels[size - 1]) / both
+            weights[size - 2] = both
+            size -= 1
+    for k in range(size):
+        end = starts[k + 1] if k + 1 < size else n
+        seconds[starts[k] : end] = levels[k]
+
+
+@jit
+def _per_token(sizes, seconds, counts, plain_s, plain_count, with_prompts, prompt_tokens, emitted):
+    """See `LearnedCost.per_token`; plain steps were not seen lately where their count is 0."""
+    requests, first = emitted[0], 0
+    if plain_count > 0:
+        while first < len(sizes) and sizes[first] <= requests:
+            first += 1
+        sizes = np.append(requests, sizes[first:])
+        seconds = np.append(plain_s, seconds[first:])
+        counts = np.append(plain_count, counts[first:])
+    if not len(sizes):
+        return 1.0 / emitted
+    _isotonic_fit(seconds, np.minimum(counts, 1.0 / _RATE))
+    tokens = requests + np.arange(len(emitted))
+    full = np.minimum(with_prompts, 1.0 / emitted)
+    along = np.interp(tokens + prompt_tokens / np.maximum(full, 1e-9), sizes, seconds)
+    return (1.0 / emitted - full) * np.interp(tokens, sizes, seconds) + full * along
+
+
+class LearnedCost:
+    """Seconds a step takes by the tokens in it, learned from the steps themselves.
+
+    A server gives a drafter no way to time a step beforehand. Steps with nothing but a token of each sequence are known
+    apart: they may have kernels or recorded graphs of their own, and have no drafts to check. Times are made to
+    rise with size, or drafts would be as long as is cheapest by chance, and interpolated between sizes that were seen.
+    Beyond the largest a step is taken to cost as much as that: a guess in favour of drafts, which the next corrects.
+
+    What is old is forgotten, so that a machine or a context that has changed is noticed: soon at first, for a few
+    disturbed steps may be all that was seen of a size, and after twice as many steps each time it was forgotten.
+    """
+
+    margin = 0.01
+    felt = 1 / 200
+
+    def __init__(self) -> None:
+        self._plain, self._others = _MovingAverages(), _MovingAverages()
+        self._steps = 0
+        # Means of the latest steps: tokens of prompts, whether there were any, and tokens emitted.
+        self._prompt_tokens = self._with_prompts = 0.0
+        self._emitted = 1.0
+
+    def observe(self, step: Pass) -> None:
+        """Take in one step. One that was three times as slow as known was interrupted, and says little."""
+        self._steps += 1
+        averages = self._others if step.drafted or step.prompt_tokens else self._plain
+        averages.learn(step.sequences + step.drafted + step.prompt_tokens, step.seconds, self._steps)
+        self._prompt_tokens += _SLOW * (step.prompt_tokens - self._prompt_tokens)
+        self._with_prompts += _SLOW * ((step.prompt_tokens > 0) - self._with_prompts)
+        self._emitted += (1.0 if self._steps == 1 else _SLOW) * (step.emitted - self._emitted)
+
+    def known(self, sequences: int) -> bool:
+        """Whether it is known what a plain step over so many sequences costs, or there hardly are any."""
+        return self._plain.recall(sequences, self._steps) is not None or self._with_prompts > 0.5
+
+    def per_token(
+        self, tokens: NDArray[np.int64], expected: NDArray[np.float64], sequences: int
+    ) -> NDArray[np.float64]:
+        """Seconds an emitted token takes; `tokens` rise by one from the number of sequences on.
+
+        Prompts have to be taken in whatever is drafted: of L steps with prompts for each emitted token, and P tokens in
+        those, a step over r sequences with n drafted tokens that emits E tokens makes
+
+            (1/E - L) C(r + n) + L C(r + n + P)
+
+        seconds a token, C the cost of a step. With 1/E < L every step takes in prompts, and so many more of their
+        tokens. Where drafts are nearly free in a step that is otherwise empty, they may not be in one full of prompts.
+        """
+        plain = self._plain.recall(sequences, self._steps) or (0.0, 0)
+        prompts = (self._with_prompts / self._emitted, self._prompt_tokens / self._emitted)
+        found: NDArray[np.float64] = _per_token(*self._others.known(self._steps), *plain, *prompts, expected)
+        return found

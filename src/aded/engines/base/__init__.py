@@ -1,0 +1,1 @@
+"""What all engines share: options, cost files, certificates, recorded answers, and what the command line runs."""

@@ -1,0 +1,99 @@
+"""What a user may say to every engine: who drafts, how much is verified at most, and files of learned state."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from aded import drafters
+from aded.budget import AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget, MeasuredCost
+from aded.drafters.base import Drafter, Saved
+from aded.errors import CorpusFileError, StateFileError
+
+__all__ = ["MaxDraftTokens", "bind_drafter", "budget_for", "create_drafter", "kept_drafter", "never_drafts"]
+
+MaxDraftTokens = int | Literal["auto"]
+
+_DRAFTERS: weakref.WeakKeyDictionary[Any, dict[str, Drafter]] = weakref.WeakKeyDictionary()
+_EVIDENCE: weakref.WeakKeyDictionary[Any, Evidence] = weakref.WeakKeyDictionary()
+
+
+def kept_drafter(model: Any, drafter: str | Drafter) -> Drafter:
+    """A drafter given by name is made once for each model, so that it keeps what it learns between calls."""
+    if not isinstance(drafter, str):
+        return drafter
+    made = _DRAFTERS.setdefault(model, {})
+    if drafter not in made:
+        made[drafter] = drafters.create(drafter)
+    return made[drafter]
+
+
+def never_drafts(drafter: Drafter, max_draft_tokens: MaxDraftTokens) -> bool:
+    """Whether no step will have a draft, so that nothing need be measured."""
+    return max_draft_tokens == 0 or not getattr(drafter, "drafts", True)
+
+
+def budget_for(
+    max_draft_tokens: MaxDraftTokens,
+    drafter: Drafter,
+    *,
+    curve: Callable[[], CostCurve],
+    length: Callable[[], int],
+    slots: int = 1,
+) -> Budget:
+    """The budget of one call.
+
+    Args:
+        max_draft_tokens: most draft tokens a step, or "auto": as many as pay.
+        drafter: how far its probabilities were right is remembered from call to call.
+        curve: step costs of this machine; asked for at once, and only where drafts are to be weighed.
+        length: tells the length of the sequences, in tokens.
+        slots: sequences of the call.
+
+    Raises:
+        ValueError: `max_draft_tokens` is neither "auto" nor a whole number from 0 on.
+    """
+    if max_draft_tokens == "auto":
+        if never_drafts(drafter, max_draft_tokens):
+            return FixedBudget(0)
+        return AdaptiveBudget(MeasuredCost(curve(), length), slots=slots, evidence=_evidence(drafter))
+    if isinstance(max_draft_tokens, bool) or not isinstance(max_draft_tokens, int) or max_draft_tokens < 0:
+        raise ValueError(f'max_draft_tokens must be "auto" or a whole number from 0 on, not {max_draft_tokens!r}')
+    return FixedBudget(max_draft_tokens)
+
+
+def _evidence(drafter: Drafter) -> Evidence:
+    try:
+        return _EVIDENCE.setdefault(drafter, Evidence())
+    except TypeError:  # a drafter that cannot be hashed or referred to weakly begins anew
+        return Evidence()
+
+
+def create_drafter(name: str, *, state: Path | None, corpus: Path | None) -> Drafter:
+    """A drafter by name for the command line, before its model is loaded.
+
+    Raises:
+        UnknownDrafterError: nobody is called that.
+        CorpusFileError, StateFileError: it takes no such file, or the corpus is damaged.
+    """
+    if corpus is not None and not drafters.takes(name, "corpus"):
+        raise CorpusFileError(f"the drafter {name} reads no corpus; leave out --corpus, or use adaptive")
+    made = drafters.create(name, **({} if corpus is None else {"corpus": corpus}))
+    if state is not None and not isinstance(made, Saved):
+        raise StateFileError(f"the drafter {name} keeps no state; leave out --state, or use --drafter adaptive")
+    return made
+
+
+def bind_drafter(drafter: Drafter, vocab_size: int, fingerprint: str, state: Path | None) -> None:
+    """Tell it whose tokens it drafts, and read `state` if that file exists.
+
+    Raises:
+        CorpusFileError, StateFileError: a file is damaged or of another vocabulary.
+    """
+    if not isinstance(drafter, Saved):
+        return
+    drafter.bind(vocab_size, fingerprint)
+    if state is not None and state.exists():
+        drafter.load(state)

@@ -1,0 +1,89 @@
+"""What a pass costs in this context on this machine, and how many threads a pass over one token should have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import llama_cpp
+
+from aded.budget.cost import SIZES, CostCurve
+from aded.engines.base.cost_files import kept_curve, processor
+from aded.engines.llamacpp.engine import blank
+
+__all__ = ["cost_curve", "set_threads", "single_threads"]
+
+_LESS = 0.95  # of the time, for other threads than the caller's to be taken
+
+
+def cost_curve(llama: Any, start: int, *, renew: bool = False) -> CostCurve:
+    """Step times behind the first `start` entries of the cache; kept on disk by all they depend on.
+
+    Args:
+        renew: measure again, whatever is known.
+    """
+    room = min(llama.n_ctx() - start, llama.n_batch)
+    sizes = [size for size in SIZES if size <= room]
+    if len(sizes) < 2:
+        return CostCurve([1, 2], [1.0, 1e6])  # no room for a draft
+    threads = single_threads(llama), llama.n_threads_batch
+    measure = partial(_measure, llama, start, sizes, threads)
+    if sizes[-1] < SIZES[-1]:
+        return measure()  # near the end of the context: nothing to keep
+    return kept_curve(llama, _conditions(llama, threads), measure, on_disk=True, renew=renew)
+
+
+def single_threads(llama: Any, start: int = 0) -> int:
+    """Threads for passes over one token: the caller's, or as many as for a batch where that is clearly faster.
+
+    llama-cpp-python takes half of the cores for one token unless told otherwise, which is right where two of them share
+    arithmetic units, and not elsewhere. Measured once and kept on disk.
+    """
+    mine, batch = int(llama.n_threads), int(llama.n_threads_batch)
+    if mine == batch or llama.n_ctx() - start < 2:
+        return mine
+    seconds = [
+        kept_curve(
+            llama,
+            _conditions(llama, (threads, batch)) | {"single": True},
+            partial(_measure, llama, start, [1], (threads, batch)),
+            on_disk=True,
+        )(1)
+        for threads in (mine, batch)
+    ]
+    return batch if seconds[1] < _LESS * seconds[0] else mine
+
+
+def set_threads(llama: Any, single: int) -> None:
+    """Let passes over one token run on so many threads."""
+    llama_cpp.llama_set_n_threads(llama._ctx.ctx, single, llama.n_threads_batch)
+
+
+def _measure(llama: Any, start: int, sizes: Sequence[int], threads: tuple[int, int]) -> CostCurve:
+    def step(tokens: int) -> float:
+        started = perf_counter()
+        blank(llama, start, tokens)
+        return perf_counter() - started
+
+    set_threads(llama, threads[0])
+    return CostCurve.measure(step, sizes=sizes, limit_s=2.0 if len(sizes) > 1 else 0.3)
+
+
+def _conditions(llama: Any, threads: tuple[int, int]) -> dict[str, Any]:
+    """All that step times depend on. The context's size is not among them, what is in it hardly matters here."""
+    params, file = llama.context_params, Path(llama.model_path)
+    stamp = file.stat() if file.is_file() else None
+    system: Callable[[], bytes] = llama_cpp.llama_print_system_info
+    return {
+        "model": str(file.absolute()),
+        "stamp": None if stamp is None else [stamp.st_size, stamp.st_mtime_ns],
+        "threads": list(threads),
+        "flash": int(params.flash_attn_type),
+        "cache": [int(params.type_k), int(params.type_v), bool(params.offload_kqv)],
+        "layers on devices": int(llama.model_params.n_gpu_layers),
+        "system": f"{processor()} {system().decode()}",
+        "llama-cpp-python": llama_cpp.__version__,
+    }

@@ -1,0 +1,160 @@
+"""Loading a GGUF file for the command line: one of the user's, or the embedded default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from aded.budget.cost import CostCurve
+from aded.engines.base.embedded import EMBEDDED, embedded_file
+from aded.engines.base.loaded import RecordedAnswer, Recorder
+from aded.engines.llamacpp.api import accelerate, prepare
+from aded.errors import ContextFullError, ModelLoadError
+from aded.representative import fingerprint
+
+__all__ = ["LoadedLlama", "load"]
+
+
+@dataclass(frozen=True)
+class LoadedLlama:
+    """A model ready to decode, and the name to show."""
+
+    name: str
+    llama: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer's vocabulary: state learned over another one is refused."""
+        vocabulary = llama_cpp.llama_model_get_vocab(self.llama._model.model)
+        size = llama_cpp.llama_vocab_n_tokens(vocabulary)
+        pieces = (llama_cpp.llama_vocab_get_text(vocabulary, i).decode("utf-8", "replace") for i in range(size))
+        return fingerprint(pieces)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.llama.n_vocab())
+
+    @property
+    def gpu(self) -> None:
+        """Memory of devices is llama.cpp's to know: that of the process is counted."""
+        return None
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation; without a chat template the texts are joined as they are."""
+        template = self.llama.metadata.get("tokenizer.chat_template")
+        if template is None:
+            ids: list[int] = self.llama.tokenize("\n\n".join(m["content"] for m in messages).encode())
+            return ids
+        eos, bos = self._text(self.llama.token_eos()), self._text(self.llama.token_bos())
+        written = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)(messages=messages)  # type: ignore[arg-type]
+        special: list[int] = self.llama.tokenize(written.prompt.encode(), add_bos=False, special=True)
+        return special
+
+    prompt_tokens = prompt_ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+        ids: list[int] = self.llama.tokenize(text.encode(), add_bos=False, special=False)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+        text: bytes = self.llama.detokenize(list(ids))
+        return text.decode("utf-8", "replace")
+
+    def facts(self) -> dict[str, Any]:
+        """What figures depend on besides the machine, as plain values."""
+        llama = self.llama
+        return {
+            "parameters": llama._model.n_params(),
+            "dtype": llama._model.desc(),
+            "device": "cpu" if not llama.model_params.n_gpu_layers else "offloaded",
+            "threads": llama.n_threads,
+            "threads_batch": llama.n_threads_batch,
+            "system_info": llama_cpp.llama_print_system_info().decode().strip(),
+            "llama_cpp_python": llama_cpp.__version__,
+        }
+
+    def step_cost(self, *, compile: bool = False, renew: bool = False) -> CostCurve:
+        """See `aded.llamacpp.prepare`; nothing is compiled here."""
+        return prepare(self.llama, renew=renew)
+
+    def recorded(
+        self, prompts: Sequence[list[int]], *, max_new_tokens: int, top_k: int, temperature: float, seed: int
+    ) -> list[RecordedAnswer]:
+        """See `LoadedModel.recorded`; one after the other.
+
+        Raises:
+            ContextFullError: a prompt fills the context.
+        """
+        answers = []
+        for prompt in prompts:
+            recorder = Recorder(top_k)
+            undo = accelerate(self.llama, drafter=recorder, max_draft_tokens=0)
+            try:
+                said = list(self.tokens(prompt, max_new_tokens, seed=seed, temp=temperature, top_p=1.0))
+            finally:
+                undo()
+            answers += recorder.answers(len(said))
+        return answers
+
+    def tokens(self, prompt: list[int], max_new_tokens: int, *, seed: int, **sampling: Any) -> Iterator[int]:
+        """What is emitted after a prompt with nothing in the cache, an end included.
+
+        Raises:
+            ContextFullError: the prompt fills the context.
+        """
+        llama = self.llama
+        most = min(max_new_tokens, llama.n_ctx() - len(prompt))
+        if most < 1:
+            raise ContextFullError(f"a prompt of {len(prompt)} tokens fills the context of {llama.n_ctx()}; shorten it")
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
+        llama.reset()
+        llama.set_seed(seed)
+        return self._until_end(llama.generate(prompt, top_k=0, min_p=0.0, **sampling), most)
+
+    def _until_end(self, tokens: Any, most: int) -> Iterator[int]:
+        vocabulary = llama_cpp.llama_model_get_vocab(self.llama._model.model)
+        for _ in range(most):
+            token = next(tokens)
+            yield token
+            if llama_cpp.llama_vocab_is_eog(vocabulary, token):
+                break
+        tokens.close()
+
+    def _text(self, token: int) -> str:
+        text: bytes = llama_cpp.llama_vocab_get_text(llama_cpp.llama_model_get_vocab(self.llama._model.model), token)
+        return text.decode()
+
+
+def load(model: str | None, *, threads: int | None = None, context: int = 0) -> LoadedLlama:
+    """Load a GGUF file; None is the embedded SmolLM2-135M-Instruct.
+
+    With flash attention, as llama.cpp itself has it where it can: it is faster, and on a processor a pass over several
+    tokens then gives each the very scores that a pass of its own does.
+
+    Args:
+        threads: for one token and for many; None: llama-cpp-python's own choice of each.
+        context: tokens it has room for; 0: as many as the model was made for.
+
+    Raises:
+        ModelLoadError: there is no such file, or llama.cpp cannot read it.
+    """
+    file = embedded_file() if model is None else Path(model)
+    if not file.is_file():
+        raise ModelLoadError(f"there is no GGUF file {file}; check the path")
+    try:
+        llama = llama_cpp.Llama(
+            str(file), n_ctx=context, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ModelLoadError(
+            f"llama.cpp cannot read {file}: it is damaged, no GGUF language model, or of an architecture this version "
+            f"does not know ({error})"
+        ) from error
+    return LoadedLlama(EMBEDDED if model is None else model, llama)

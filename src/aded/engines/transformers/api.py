@@ -1,0 +1,228 @@
+"""What a user calls: `custom_generate=aded.generate`, or `aded.accelerate(model)` and `aded.restore(model)`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Literal, cast
+
+import torch
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.utils import GENERATION_MODES_MAPPING, GenerateDecoderOnlyOutput
+
+from aded.budget.cost import CostCurve
+from aded.decoding import decode
+from aded.deprecation import renamed_option
+from aded.drafters.base import Drafter
+from aded.engines.base.options import MaxDraftTokens, budget_for, kept_drafter
+from aded.engines.transformers.attention import grouped_attention
+from aded.engines.transformers.cost import cost_curve
+from aded.engines.transformers.engine import TransformersEngine
+from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
+from aded.engines.transformers.linear import fast_linear
+from aded.engines.transformers.support import refuse
+from aded.errors import UnsupportedError
+from aded.speculation import Speculator
+from aded.stats import Stats
+
+__all__ = ["accelerate", "generate", "prepare", "restore"]
+
+
+def prepare(model: Any, *, compile: bool = False, renew: bool = False) -> CostCurve:
+    """Measure what a verification step costs on this machine, in about three seconds; `generate` does so at first use.
+
+    A model loaded from somewhere keeps its curve in the cache folder, by all that step times depend on.
+
+    Args:
+        compile: of compiled steps.
+        renew: measure again, whatever is known.
+    """
+    return cost_curve(model, runner=CompiledRunner(model) if compile else None, renew=renew)
+
+
+class _Streaming:
+    """Shows tokens as plain decoding does: one of every row at a time, as far as all rows are."""
+
+    def __init__(self, streamer: Any, engine: TransformersEngine, prompt: int) -> None:
+        self._streamer, self._engine, self._shown = streamer, engine, prompt
+
+    def show(self, slots: list[int]) -> None:
+        """Put what all of these rows have emitted; all of it where none is left."""
+        if self._streamer is not None:
+            ready = min((self._engine.ids(slot).shape[1] for slot in slots), default=self._engine.length)
+            for position in range(self._shown, ready):
+                self._streamer.put(self._engine.output()[:, position].cpu())
+            self._shown = ready
+
+    def end(self) -> None:
+        if self._streamer is not None:
+            self._streamer.end()
+
+
+@torch.no_grad()
+def _decode(
+    engine: TransformersEngine, drafter: Drafter, max_draft_tokens: MaxDraftTokens, stats: Stats | None, streamer: Any
+) -> GenerateDecoderOnlyOutput | torch.Tensor:
+    rows, prompt = engine.output().shape
+    budget = budget_for(
+        max_draft_tokens,
+        drafter,
+        curve=lambda: cost_curve(engine.model, prompt, runner=engine.runner),
+        length=lambda: engine.length,
+        slots=rows,
+    )
+    speculator = Speculator(drafter, budget, count=rows, stats=stats)
+    for slot in speculator.slots:
+        speculator.start(slot, engine.prompt(slot))
+    streaming, running = _Streaming(streamer, engine, prompt), list(speculator.slots)
+    try:
+        for outcomes in decode(engine, speculator) if engine.room > prompt else ():
+            finished = {outcome.slot for outcome in outcomes if outcome.finished}
+            running = [slot for slot in running if slot not in finished]
+            streaming.show(running)
+    finally:
+        engine.runner.end(engine.cache)
+    streaming.end()
+    if engine.batch:
+        engine.cache.reset()  # its rows are no longer those of the output
+    if not engine.config.return_dict_in_generate:
+        return cast(torch.Tensor, engine.output())
+    return GenerateDecoderOnlyOutput(
+        sequences=engine.output(),
+        scores=None if engine.scores is None else cast(Any, tuple(engine.scores)),
+        logits=None if engine.logits is None else cast(Any, tuple(engine.logits)),
+        past_key_values=None if engine.batch else engine.cache,
+    )
+
+
+def generate(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList | None = None,
+    stopping_criteria: StoppingCriteriaList | None = None,
+    generation_config: GenerationConfig | None = None,
+    synced_gpus: bool = False,
+    streamer: Any = None,
+    drafter: str | Drafter = "adaptive",
+    max_draft_tokens: MaxDraftTokens = "auto",
+    compile: bool = False,
+    stats: Stats | None = None,
+    on_unsupported: Literal["raise", "fallback"] = "raise",
+    nodes: MaxDraftTokens | None = None,
+    **model_kwargs: Any,
+) -> Any:
+    """Decode as `model.generate` would, several tokens a forward pass.
+
+    Pass it to transformers: `model.generate(**inputs, custom_generate=aded.generate)`.
+
+    Args:
+        drafter: a drafter or the name of one; a named one is kept with the model and goes on learning.
+        max_draft_tokens: most draft tokens verified in a step, or "auto": as many as pay on this machine (measured at
+            first use, see `prepare`).
+        compile: run steps through `torch.compile`, with CUDA graphs on a GPU, in a cache of fixed size. Compiling takes
+            its time once for each of a few numbers of tokens and for each doubling of the cache; the generation
+            configuration's `compile_config` says how, if it has one. For one sequence.
+        stats: filled with what decoding took.
+        on_unsupported: "raise" an UnsupportedError, or "fallback" to plain decoding with a warning.
+        nodes: the old name of `max_draft_tokens`.
+
+    The other arguments are what `generate` hands to its decoding methods. Returns what `generate` returns.
+
+    Raises:
+        UnsupportedError: the model or mode cannot be verified with drafts, and `on_unsupported` is "raise".
+    """
+    if generation_config is None:
+        raise TypeError("call it through transformers: model.generate(**inputs, custom_generate=aded.generate)")
+    if on_unsupported not in ("raise", "fallback"):
+        raise ValueError(f'on_unsupported must be "raise" or "fallback", not {on_unsupported!r}')
+    if streamer is None:
+        # transformers 5 does not hand the streamer on to a callable; it is a local of the `generate` that called us.
+        streamer = sys._getframe(1).f_locals.get("streamer")
+    processors = LogitsProcessorList() if logits_processor is None else logits_processor
+    criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
+    max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
+    try:
+        refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
+    except UnsupportedError as error:
+        if on_unsupported == "raise":
+            raise
+        warnings.warn(f"decoding plainly: {error}", stacklevel=2)
+        mode = generation_config.get_generation_mode()
+        plain = getattr(_plain_class(model), GENERATION_MODES_MAPPING[mode])
+        extra = {"streamer": streamer} if streamer is not None else {}
+        return plain(
+            model,
+            input_ids,
+            logits_processor=processors,
+            stopping_criteria=criteria,
+            generation_config=generation_config,
+            **extra,
+            **model_kwargs,
+        )
+    runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
+    with ExitStack() as stack:
+        stack.enter_context(fast_linear(model))
+        stack.enter_context(grouped_attention(model))
+        engine = TransformersEngine(model, input_ids, generation_config, processors, criteria, model_kwargs, runner)
+        return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
+
+
+def _plain_class(model: Any) -> type:
+    return getattr(type(model), "_aded_plain_class", type(model))
+
+
+def accelerate(
+    model: Any,
+    *,
+    drafter: str | Drafter = "adaptive",
+    max_draft_tokens: MaxDraftTokens = "auto",
+    compile: bool = False,
+    on_unsupported: Literal["raise", "fallback"] = "raise",
+    nodes: MaxDraftTokens | None = None,
+) -> Callable[[], None]:
+    """Make plain `model.generate(...)` decode through ADED; returns a function that undoes it.
+
+    The model's class becomes a subclass of itself (same name) whose decoding methods are ours, so that everything
+    `generate` prepares, a streamer and stop strings included, is what it always was. `stats=` may be passed to
+    `generate` as well. Accelerating again replaces the settings. `nodes` is the old name of `max_draft_tokens`.
+    """
+    if not isinstance(model, GenerationMixin):
+        raise UnsupportedError(
+            f"{type(model).__name__} has no generate method to accelerate; pass a causal language model"
+        )
+    most = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
+    restore(model)
+    plain = type(model)
+    options = {"drafter": drafter, "max_draft_tokens": most, "compile": compile, "on_unsupported": on_unsupported}
+
+    def method(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        return generate(self, input_ids, **{**options, **kwargs, "streamer": kwargs.get("streamer", _NO_STREAMER)})
+
+    namespace = {
+        "_sample": method,
+        "_beam_search": method,
+        "_aded_plain_class": plain,
+        "__module__": plain.__module__,
+        "__doc__": plain.__doc__,
+        "__qualname__": plain.__qualname__,
+    }
+    model.__class__ = type(plain.__name__, (plain,), namespace)
+    return lambda: restore(model)
+
+
+def restore(model: Any) -> None:
+    """Make `model.generate` what it was before `accelerate`; nothing happens to a model never accelerated."""
+    model.__class__ = _plain_class(model)
+
+
+class _NoStreamer:
+    """Stands for "no streamer" where a caller's frame must not be searched for one."""
+
+    def put(self, value: Any) -> None: ...
+
+    def end(self) -> None: ...
+
+
+_NO_STREAMER = _NoStreamer()

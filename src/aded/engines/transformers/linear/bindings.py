@@ -1,0 +1,114 @@
+"""bfloat16 linear layers of torch on three matrix products: two of ours, and the library's on weights packed once.
+
+Each binds a layer: given it, it returns the layer's forward pass on its weights as they are now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from aded.engines.transformers.linear.repacking import RepackedWeights
+from aded.kernels import gemm_avx512_bf16, gemm_bf16
+from aded.kernels.openmp import Parallel
+
+__all__ = ["Avx512Linear", "Forward", "LinearKernel", "PortableLinear", "PrepackedLinear"]
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+class LinearKernel(Protocol):
+    """A way to run linear layers."""
+
+    def bind(self, layer: torch.nn.Linear) -> Forward:
+        """The layer's forward pass on its weights as they are now."""
+        ...
+
+
+class Avx512Linear:
+    """Our kernel for AVX-512 BF16, on a copy of the weights in blocks that lives as long as its layer.
+
+    Raises:
+        LookupError: the processor or torch's thread pool cannot run it, or there is no memory for copies.
+    """
+
+    def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
+        if not gemm_avx512_bf16.has_bf16_dot():
+            raise LookupError("no bfloat16 dot products")
+        self._weights = RepackedWeights(layers, _in_blocks)
+        self._run = Parallel(gemm_avx512_bf16.share, 8)
+
+    def bind(self, layer: torch.nn.Linear) -> Forward:
+        """See `LinearKernel`."""
+        if layer.in_features % 2:
+            return partial(torch.nn.functional.linear, weight=layer.weight, bias=layer.bias)
+        bias = torch.zeros(layer.out_features + -layer.out_features % gemm_avx512_bf16.FEATURES)
+        if layer.bias is not None:
+            bias[: layer.out_features] = layer.bias.detach()
+        return partial(self._forward, self._weights(layer), bias, layer.out_features)
+
+    def _forward(self, weight: torch.Tensor, bias: torch.Tensor, n: int, x: torch.Tensor) -> torch.Tensor:
+        x = x.contiguous()
+        k = x.shape[-1]
+        out = x.new_empty(*x.shape[:-1], n)
+        features = gemm_avx512_bf16.FEATURES
+        spare = x.new_empty(gemm_avx512_bf16.TOKENS * features) if n % features else out
+        addresses = (tensor.data_ptr() for tensor in (x, weight, bias, out, spare))
+        self._run(torch.get_num_threads(), x.numel() // k, k, n, *addresses)
+        return out
+
+
+def _in_blocks(weight: torch.Tensor) -> torch.Tensor:
+    """Weights (n, k) as the tiles read them: (blocks, k / 2, features of a block, 2), features past n being 0."""
+    n, k = weight.shape
+    features = gemm_avx512_bf16.FEATURES
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, -n % features))
+    return padded.view(-1, features, k // 2, 2).permute(0, 2, 1, 3).contiguous()
+
+
+class PortableLinear:
+    """Our kernel for processors without bfloat16 instructions, on the weights as they lie.
+
+    Raises:
+        LookupError: torch's thread pool cannot be found here.
+    """
+
+    def __init__(self) -> None:
+        self._run = Parallel(gemm_bf16.share, 7)
+
+    def bind(self, layer: torch.nn.Linear) -> Forward:
+        """See `LinearKernel`."""
+        return partial(self._forward, layer.weight, layer.bias)
+
+    def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+        n, k = weight.shape
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], n)
+        place = 0 if bias is None else bias.data_ptr()
+        addresses = x.data_ptr(), weight.data_ptr(), place, out.data_ptr()
+        self._run(torch.get_num_threads(), x.numel() // k, k, n, *addresses)
+        return out
+
+
+class PrepackedLinear:
+    """The library's product on weights in its own order, a copy that lives as long as its layer.
+
+    A verification step is a handful of tokens: too few to pay for reordering every weight, as a plain product of
+    several tokens does.
+
+    Raises:
+        LookupError: the library has no bfloat16 instructions to use here, or there is no memory for copies.
+    """
+
+    def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise LookupError("no bfloat16 matrix instructions")
+        self._weights = RepackedWeights(layers, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, 1))
+
+    def bind(self, layer: torch.nn.Linear) -> Forward:
+        """See `LinearKernel`."""
+        weight, bias, multiply = self._weights(layer), layer.bias, torch.ops.mkldnn._linear_pointwise.default
+        return lambda x: multiply(x, weight, bias, "none", [], "")

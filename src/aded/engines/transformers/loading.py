@@ -1,0 +1,216 @@
+"""Loading a model for the command line: a hub id, a folder, a GGUF file, or the embedded default."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.utils import logging as hub_logging
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from aded.budget.cost import CostCurve
+from aded.engines.base.embedded import EMBEDDED, embedded_file
+from aded.engines.base.loaded import RecordedAnswer, Recorder
+from aded.engines.transformers.api import generate
+from aded.engines.transformers.cost import cost_curve
+from aded.engines.transformers.forward import CompiledRunner
+from aded.errors import ModelLoadError
+from aded.files import cache_folder, digest
+from aded.representative import vocabulary_fingerprint
+
+__all__ = ["Loaded", "load"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to decode, its tokenizer, and the name to show."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the tokenizer's vocabulary: state learned over another one is refused."""
+        return vocabulary_fingerprint(self.tokenizer.get_vocab())
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def gpu(self) -> torch.device | None:
+        """The device whose memory holds the model; None on a CPU."""
+        device: torch.device = self.model.device
+        return device if device.type == "cuda" else None
+
+    @property
+    def pad(self) -> int:
+        """What fills up the shorter rows of a batch."""
+        pad: int | None = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.tokenizer.eos_token_id or 0
+
+    def prompt_ids(self, messages: list[dict[str, str]]) -> torch.Tensor:
+        """Token ids of a conversation, shape (1, n); without a chat template the texts are joined as they are."""
+        if self.tokenizer.chat_template:
+            encoded = self.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        else:
+            encoded = self.tokenizer("\n\n".join(m["content"] for m in messages), return_tensors="pt")
+        ids: torch.Tensor = encoded["input_ids"].to(self.model.device)
+        return ids
+
+    def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        """The same as a list."""
+        ids: list[int] = self.prompt_ids(messages)[0].tolist()
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, nothing added."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special ones left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def facts(self) -> dict[str, Any]:
+        """What figures depend on besides the machine, as plain values."""
+        return {
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": torch.cuda.get_device_name(self.gpu) if self.gpu is not None else "cpu",
+            "threads": torch.get_num_threads(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            **{name: metadata.version(name) for name in ("torch", "transformers")},
+        }
+
+    def step_cost(self, *, compile: bool = False, renew: bool = False) -> CostCurve:
+        """See `aded.engines.transformers.cost.cost_curve`; `compile`: of compiled steps."""
+        return cost_curve(self.model, runner=CompiledRunner(self.model) if compile else None, renew=renew)
+
+    def recorded(
+        self, prompts: Sequence[list[int]], *, max_new_tokens: int, top_k: int, temperature: float, seed: int
+    ) -> list[RecordedAnswer]:
+        """See `LoadedModel.recorded`; all prompts in one batch."""
+        width, recorder = max(map(len, prompts)), Recorder(top_k)
+        rows = [[self.pad] * (width - len(prompt)) + prompt for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        choice: dict[str, Any] = {"do_sample": False}
+        if temperature > 0:
+            choice = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+        torch.manual_seed(seed)
+        self.model.generate(
+            torch.tensor(rows, device=self.model.device),
+            attention_mask=torch.tensor(mask, device=self.model.device),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.pad,
+            custom_generate=generate,
+            drafter=recorder,
+            **choice,
+        )
+        return recorder.answers()
+
+
+def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], None] = lambda text: None) -> Loaded:
+    """Load `model`; None is the embedded SmolLM2-135M-Instruct.
+
+    Args:
+        model: hub id, folder, or GGUF file. A GGUF file is converted once, in the cache folder.
+        dtype: "float32", "bfloat16" or "float16".
+        report: told about slow work before it starts.
+
+    Raises:
+        ModelLoadError: nothing loadable is there, or what it needs is not installed.
+    """
+    if dtype not in DTYPES:
+        raise ModelLoadError(f"there is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    name = EMBEDDED if model is None else model
+    source = embedded_file() if model is None else Path(model)
+    if source.suffix == ".gguf":
+        source = _converted(source, name, report)
+    elif source.exists() and not (source / "config.json").is_file():
+        raise ModelLoadError(f"{model} is neither a model folder (with config.json) nor a GGUF file; check the path")
+    try:
+        with _quiet():
+            loaded = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
+            tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelLoadError(
+            f"cannot load the model {name}: {first} Give a folder, a GGUF file, or a hub id this machine can reach."
+        ) from error
+    return Loaded(name, loaded.eval(), tokenizer)
+
+
+def embedded_folder(report: Callable[[str], None] = lambda text: None) -> Path:
+    """The embedded model as safetensors, for engines that read nothing else; made on first use."""
+    return _converted(embedded_file(), EMBEDDED, report)
+
+
+def _converted(file: Path, name: str, report: Callable[[str], None]) -> Path:
+    """The safetensors folder made from a GGUF file, making it on first use."""
+    if not file.is_file():
+        raise ModelLoadError(f"there is no GGUF file {file}; check the path")
+    # Each environment has a copy of the embedded file, one content; others can be too large to read for their name.
+    stamp = file.stat()
+    key = digest(file.read_bytes()) if name == EMBEDDED else digest(f"{stamp.st_size}, {stamp.st_mtime_ns}".encode())
+    target = cache_folder() / "models" / f"{file.stem}-{key}"
+    if (target / "config.json").is_file():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelLoadError('reading a GGUF file needs the package gguf: pip install "aded[cli]"')
+    report(f"Converting {name} to safetensors, once (about half a minute)")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    try:
+        with _quiet(progress=True):
+            where: dict[str, Any] = {"gguf_file": file.name}
+            model: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **where)
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **where)
+            # What was read is plain float32 weights; only its labels still say it is quantized, and refuse saving.
+            model.hf_quantizer = None
+            for label in ("quantization_method", "is_quantized"):
+                vars(model).pop(label, None)
+            vars(model.config).pop("quantization_config", None)
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+        scratch.rename(target)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelLoadError(f"cannot read {file} as a GGUF language model: {first}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+@contextmanager
+def _quiet(*, progress: bool = False) -> Any:
+    """Silence the libraries' advice and reports of retries; with `progress`, keep progress bars (on a terminal)."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    if not (progress and sys.stderr.isatty()):
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if bars:
+            logging.enable_progress_bar()

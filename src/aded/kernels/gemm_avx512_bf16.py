@@ -1,0 +1,153 @@
+"""bfloat16 matrix products for a few tokens, on CPUs that multiply bfloat16 pairs in one instruction (AVX-512 BF16).
+
+A verification step is a handful of tokens: it takes as long as reading the weights does, if they lie in the order they
+are needed in and each is read once for all tokens. The matrix library's kernels are made for hundreds of tokens and
+take twice that time. What this kernel gives for a token does not depend on how many others are computed with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+
+from aded.kernels.jit import jit
+from aded.kernels.openmp import call, compile_time, pointer
+
+__all__ = ["FEATURES", "TOKENS", "has_bf16_dot", "share"]
+
+llvm.initialize_native_asmparser()  # for the two instructions that LLVM has no portable name for
+
+_LANES = 16  # float32 sums in a register
+_REGISTERS = 3  # registers of sums for each token
+TOKENS = 8  # of a tile: 8 x 3 sums, 3 of weights and one of inputs: 28 of the 32 registers
+FEATURES = _LANES * _REGISTERS  # output features of a block
+
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_SUMS, _PAIRS = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(_I32, _LANES)
+_HALVES = ir.VectorType(_I16, _LANES)
+_DOT = (ir.FunctionType(_SUMS, [_SUMS, _PAIRS, _PAIRS]), "vdpbf16ps $3, $2, $0", "=v,0,v,v")
+_NARROW = (ir.FunctionType(_HALVES, [_SUMS]), "vcvtneps2bf16 $1, $0", "=v,v")
+
+
+def has_bf16_dot() -> bool:
+    """Whether this processor has the instructions."""
+    return bool(llvm.get_host_cpu_features().get("avx512bf16"))
+
+
+def _tile(tokens: int) -> Any:
+    """The product of `tokens` tokens with one block of features, all sums in registers throughout."""
+
+    @compile_time
+    def tile(typing_context, x, x_stride, weight, bias, pairs, out, out_stride):
+        def generate(context, builder, signature, arguments):
+            x, x_stride, weight, bias, pairs, out, out_stride = arguments
+
+            def at(address, kind):
+                return builder.inttoptr(address, kind.as_pointer())
+
+            def row(address, stride, i, kind):
+                return at(builder.add(address, builder.mul(stride, _I64(i))), kind)
+
+            def load(pointer, index, align):
+                value = builder.load(builder.gep(pointer, [index]))
+                value.align = align
+                return value
+
+            inputs = [row(x, x_stride, i, _I32) for i in range(tokens)]
+            weights, start = at(weight, _PAIRS), at(bias, _SUMS)
+            first = [load(start, _I64(r), 4) for r in range(_REGISTERS)]
+            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            pair = builder.phi(_I64)
+            sums = [[builder.phi(_SUMS) for _ in range(_REGISTERS)] for _ in range(tokens)]
+            block = builder.mul(pair, _I64(_REGISTERS))
+            loaded = [load(weights, builder.add(block, _I64(r)), 64) for r in range(_REGISTERS)]
+            undefined = ir.Constant(_PAIRS, ir.Undefined)
+            added = []
+            for i in range(tokens):
+                one = builder.insert_element(undefined, load(inputs[i], pair, 2), _I32(0))
+                every = builder.shuffle_vector(one, undefined, ir.Constant(_PAIRS, [0] * _LANES))
+                added.append(
+                    [builder.call(ir.InlineAsm(*_DOT), [sums[i][r], loaded[r], every]) for r in range(_REGISTERS)]
+                )
+            following = builder.add(pair, _I64(1))
+            pair.add_incoming(_I64(0), before)
+            pair.add_incoming(following, loop)
+            for i in range(tokens):
+                for r in range(_REGISTERS):
+                    sums[i][r].add_incoming(first[r], before)
+                    sums[i][r].add_incoming(added[i][r], loop)
+            builder.cbranch(builder.icmp_signed("<", following, pairs), loop, after)
+            builder.position_at_end(after)
+            for i in range(tokens):
+                target = row(out, out_stride, i, _HALVES)
+                for r in range(_REGISTERS):
+                    narrow = builder.call(ir.InlineAsm(*_NARROW), [added[i][r]])
+                    builder.store(narrow, builder.gep(target, [_I64(r)])).align = 2
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7), generate
+
+    return tile
+
+
+_tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6, _tile_7, _tile_8 = map(_tile, range(1, TOKENS + 1))
+
+
+@jit
+def _any_tile(tokens, x, x_stride, weight, bias, pairs, out, out_stride):
+    if tokens == 8:
+        _tile_8(x, x_stride, weight, bias, pairs, out, out_stride)
+    elif tokens == 7:
+        _tile_7(x, x_stride, weight, bias, pairs, out, out_stride)
+    elif tokens == 6:
+        _tile_6(x, x_stride, weight, bias, pairs, out, out_stride)
+    elif tokens == 5:
+        _tile_5(x, x_stride, weight, bias, pairs, out, out_stride)
+    elif tokens == 4:
+        _tile_4(x, x_stride, weight, bias, pairs, out, out_stride)
+    elif tokens == 3:
+        _tile_3(x, x_stride, weight, bias, pairs, out, out_stride)
+    elif tokens == 2:
+        _tile_2(x, x_stride, weight, bias, pairs, out, out_stride)
+    else:
+        _tile_1(x, x_stride, weight, bias, pairs, out, out_stride)
+
+
+@jit
+def _copy(source, target, rows, columns, stride):
+    whole = carray(pointer(source), (rows, FEATURES))
+    part = carray(pointer(target), ((rows - 1) * stride + columns,))
+    for i in range(rows):
+        for j in range(columns):
+            part[i * stride + j] = whole[i, j]
+
+
+def share(arguments):
+    """One thread's share of a product, in bfloat16: out (m, n) = x (m, k) @ weight.T + bias.
+
+    Arguments: m, k, n; the addresses of x, of the weights in blocks (blocks, k / 2, `FEATURES`, 2), of a float32 bias
+    padded to whole blocks, of out, and of room for `TOKENS` x `FEATURES` results; the two functions of `Parallel`.
+    """
+    m, k, n = arguments[0], arguments[1], arguments[2]
+    x, weight, bias, out, spare = arguments[3], arguments[4], arguments[5], arguments[6], arguments[7]
+    thread, threads = np.int64(call(arguments[8])), np.int64(call(arguments[9]))
+    blocks = (n + FEATURES - 1) // FEATURES
+    for block in range(blocks * thread // threads, blocks * (thread + 1) // threads):
+        first = block * FEATURES
+        whole = first + FEATURES <= n
+        for token in range(0, m, TOKENS):
+            tokens = min(np.int64(TOKENS), m - token)
+            place = out + (token * n + first) * 2
+            # The last features may be fewer than a block: their results go by way of a spare place.
+            target, stride = (place, n * 2) if whole else (spare, np.int64(FEATURES * 2))
+            _any_tile(
+                tokens, x + token * k * 2, k * 2, weight + first * k * 2, bias + first * 4, k // 2, target, stride
+            )
+            if not whole:
+                _copy(spare, place, tokens, n - first, n)

@@ -1,0 +1,177 @@
+"""The speculator: what drafts, chooses and learns for a set of sequences, the same object for every engine.
+
+Engines that pull run the loop in `decoding.py`. Engines that push (a server, a library that asks for a draft) call
+`observe`, then `propose`, by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aded.batch import Drafts, Limits, Outcomes, StepOutcomes, Trees
+from aded.budget import Budget, Pass
+from aded.drafters.base import Drafter, open_slots
+from aded.stats import Stats, Timer
+from aded.tree import DraftTree, Outcome
+
+__all__ = ["Speculator"]
+
+
+class Speculator:
+    """A drafter and a budget for up to `count` sequences, each in a slot; one sequence is a batch of one.
+
+    Args:
+        drafter: who drafts; what it learned is shared by all its speculators.
+        budget: how much of the drafts is verified.
+        count: most sequences at once.
+        timer: splits steps into their parts.
+        stats: counts what steps did, where outcomes are `Outcomes`. async_learning: learn beside the next pass where
+        more than so many sequences took part: drafts then know one step
+            less, and the pass does not wait. None: never.
+
+    Attributes:
+        top_k: likeliest tokens of each scored position that the next outcomes should bring; 0 for none.
+        slots: all slots.
+    """
+
+    def __init__(
+        self,
+        drafter: Drafter,
+        budget: Budget,
+        *,
+        count: int = 1,
+        timer: Timer | None = None,
+        stats: Stats | None = None,
+        async_learning: int | None = None,
+    ) -> None:
+        self.slots: Sequence[int] = list(range(count))
+        self.top_k = self._top_k = drafter.top_k
+        self._drafts, self.budget = open_slots(drafter, count), budget
+        self.timer, self._stats = timer or Timer(), Stats() if stats is None else stats
+        self._emitted = np.zeros(count, np.int64)  # by each sequence so far
+        self._pending: dict[int, list[int]] = {}  # emitted in backoff and not yet learned, by slot
+        self._proposed: Drafts | None = None
+        self._async_above = async_learning
+        self._threads = None if async_learning is None else ThreadPoolExecutor(1, "aded-learn")
+        self._learning: Future[None] | None = None
+        self._later: list[Callable[[], None]] = []
+
+    def start(self, slot: int, prompt: Sequence[int] | NDArray[np.int32]) -> None:
+        """Begin a sequence in a slot, whatever was there."""
+        self.join()
+        self._drafts.start(slot, prompt)
+        self.budget.start(slot)
+        self._emitted[slot] = 0
+        self._pending.pop(slot, None)
+        if self._proposed is None:
+            self.timer.start()
+
+    def start_later(self, slot: int, prompt: NDArray[np.int32]) -> None:
+        """The same beside the next pass: no draft can be asked for before."""
+        self._later.append(lambda: self._drafts.start(slot, prompt))
+        self.budget.start(slot)
+
+    def propose(self, slots: Sequence[int] | NDArray[np.int64], limits: Limits) -> Any:
+        """A draft for each of these sequences, possibly empty: `Trees`, or `Chains` where no siblings are verified."""
+        places = np.asarray(slots, np.int64)
+        with self.timer.drafting():
+            self.join()
+            drafts: Drafts
+            cap = min(self.budget.draft_cap(places), limits.nodes)
+            if cap > 0:
+                drafts = self._drafts.draft(places, cap, limits, self.budget.threshold)
+                if isinstance(drafts, Trees):
+                    drafts = Trees(
+                        [_within(tree, depth, limits) for tree, depth in zip(drafts, limits.depth, strict=True)]
+                    )
+                drafts = self.budget.choose(places, drafts, self._emitted[places])
+            else:
+                drafts = Trees([DraftTree.empty()] * len(places))
+            self.top_k = 0 if self.budget.in_backoff and not drafts.size else self._top_k
+            self._proposed = drafts
+            if self._later and self._threads is not None:
+                self._learning = self._threads.submit(_run, self._later)
+                self._later = []
+        return drafts
+
+    def observe(
+        self, slots: Sequence[int] | NDArray[np.int64], outcomes: StepOutcomes, *, prompt_tokens: int | None = 0
+    ) -> None:
+        """Learn from what the target said, and from how long it took.
+
+        Args:
+            slots: the sequences that took part.
+            outcomes: of each. prompt_tokens: tokens of prompts that the pass took in besides; None where that is not
+            known, or the time since
+                the proposal is not the pass's.
+        """
+        places = np.asarray(slots, np.int64)
+        proposed, emitted = self._proposed, outcomes.emitted
+        with self.timer.learning():
+            self.join()
+            self.budget.observe(places, outcomes)
+            self._emitted[places] += emitted
+            if isinstance(outcomes, Outcomes):
+                due = self._due(outcomes)
+                learn = self._drafts.observe(np.array([outcome.slot for outcome in due], np.int64), due)
+            else:
+                learn = self._drafts.observe(places, outcomes)
+            if self._async_above is not None and len(places) > self._async_above:
+                self._later.append(learn)
+            else:
+                learn()
+        timed = proposed is not None and prompt_tokens is not None and len(places) > 0
+        step = None
+        if timed and proposed is not None:
+            size, widest, total = proposed.size, 1 + proposed.widest, int(emitted.sum())
+            step = Pass(len(places), widest, size, total, prompt_tokens or 0, self.timer.verify_s)
+        if proposed is not None:
+            self.budget.timed(step, self.timer.draft_s, self.timer.learn_s)
+        if isinstance(outcomes, Outcomes):
+            self._stats.add(outcomes, self.timer, first=proposed is None)
+
+    def join(self) -> None:
+        """Wait until what earlier steps emitted is learned."""
+        if self._learning is not None:
+            self._learning.result()
+            self._learning = None
+
+    def close(self) -> None:
+        """Learn what was put off."""
+        self.join()
+        _run(self._later)
+        self._later = []
+        for slot, tokens in self._pending.items():
+            self._drafts.observe(np.array([slot]), Outcomes([Outcome(tokens, slot=slot)]))()
+        self._pending = {}
+
+    def _due(self, outcomes: Outcomes) -> Outcomes:
+        """The outcomes to learn from now. In backoff tokens are put off, and then learned all at once: where drafts
+        gain nothing, learning must cost nothing."""
+        due: list[Outcome] = []
+        for outcome in outcomes:
+            if self.budget.in_backoff and not len(outcome.tree) and not outcome.finished:
+                self._pending.setdefault(outcome.slot, []).extend(outcome.emitted)
+                continue
+            if pending := self._pending.pop(outcome.slot, None):
+                due.append(Outcome(pending, slot=outcome.slot))
+            due.append(outcome)
+        return Outcomes(due)
+
+
+def _run(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _within(tree: DraftTree, depth: int, limits: Limits) -> DraftTree:
+    """The part of a tree that an engine can verify."""
+    tree = tree.limit(nodes=limits.nodes, depth=int(depth))
+    if not limits.trees:
+        return tree.best_chain()
+    return tree if limits.paths is None else tree.prune(limits.paths)
