@@ -28,7 +28,7 @@ def padded(prompts: Sequence[Sequence[int]] = PROMPTS) -> dict[str, torch.Tensor
 
 
 def pair(
-    model: Any, inputs: dict[str, torch.Tensor], *, nodes: Any = 12, **options: Any
+    model: Any, inputs: dict[str, torch.Tensor], *, max_draft_tokens: Any = 12, **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor, aded.Stats]:
     """The same call without us and with a drafter that knows every row's answer among wrong branches."""
     options = {"max_new_tokens": 30, "pad_token_id": 0, "do_sample": False, **options}
@@ -39,7 +39,12 @@ def pair(
     stats = aded.Stats()
     torch.manual_seed(5)
     ours = model.generate(
-        **inputs, **options, custom_generate=aded.generate, drafter=Uneven(answers), max_draft_tokens=most, stats=stats
+        **inputs,
+        **options,
+        custom_generate=aded.generate,
+        drafter=Uneven(answers),
+        max_draft_tokens=max_draft_tokens,
+        stats=stats,
     )
     assert torch.equal(torch.get_rng_state(), state), "the generator is left where plain decoding leaves it"
     if options["max_new_tokens"] > 1:
