@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aded.kernels import chains
 from aded.tree import DraftTree, Outcome
 
 __all__ = ["ChainOutcomes", "Chains", "Drafts", "Limits", "Nodes", "Outcomes", "StepOutcomes", "Trees"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Limits:
     """What an engine can verify in its next step.
 
@@ -129,7 +131,7 @@ class Trees(tuple[DraftTree, ...]):
         return Trees(tree.select(part) for tree, part in zip(self, parts, strict=True))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Chains:
     """Drafts as chains.
 
@@ -157,16 +159,15 @@ class Chains:
         for ids, path, length in zip(self.ids, self.paths, self.lengths.tolist(), strict=True):
             yield DraftTree.chain(ids[:length].tolist(), np.log(np.minimum(path[:length], 1.0)).tolist())
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each chain, int64 (sequences,)."""
-        lengths: NDArray[np.int64] = np.count_nonzero(self.paths, axis=1)
-        return lengths
+        return (self.paths > 0).sum(1)
 
     @property
     def size(self) -> int:
         """Tokens of all chains."""
-        return int(np.count_nonzero(self.paths))
+        return int(self.lengths.sum())
 
     @property
     def widest(self) -> int:
@@ -175,17 +176,11 @@ class Chains:
 
     def nodes(self) -> Nodes:
         """All tokens."""
-        draft, depth = np.nonzero(self.paths)
-        parent = np.where(depth > 0, np.arange(-1, len(draft) - 1), -1)
-        return Nodes(draft, self.paths[draft, depth].astype(np.float64), depth, parent)
+        return Nodes(*chains.flatten(self.paths))
 
     def keep(self, kept: NDArray[np.bool_]) -> Chains:
         """The chains of the kept tokens."""
-        if kept.all():
-            return self
-        paths = self.paths.copy()
-        paths[np.nonzero(paths)] *= kept
-        return Chains(self.ids, paths)
+        return self if kept.all() else Chains(self.ids, chains.keep(self.paths, kept))
 
 
 class Outcomes(tuple[Outcome, ...]):
@@ -205,7 +200,7 @@ class Outcomes(tuple[Outcome, ...]):
         return _flat(trees), np.concatenate([np.empty(0, np.bool_), *accepted])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class ChainOutcomes:
     """What a step did to sequences whose drafts were chains, as a server tells it.
 
@@ -221,5 +216,5 @@ class ChainOutcomes:
 
     def verified(self) -> tuple[Nodes, NDArray[np.bool_]]:
         """See `StepOutcomes`."""
-        nodes = Chains(self.paths.astype(np.int32), self.paths).nodes()
+        nodes = Nodes(*chains.flatten(self.paths))
         return nodes, nodes.depth < self.emitted[nodes.draft] - 1

@@ -30,9 +30,9 @@ class Speculator:
         budget: how much of the drafts is verified.
         count: most sequences at once.
         timer: splits steps into their parts.
-        stats: counts what steps did, where outcomes are `Outcomes`. async_learning: learn beside the next pass where
-        more than so many sequences took part: drafts then know one step
-            less, and the pass does not wait. None: never.
+        stats: counts what steps did, where outcomes are `Outcomes`.
+        async_learning: learn beside the next pass where more than so many sequences took part: drafts then know one
+            step less, and the pass does not wait. None: never.
 
     Attributes:
         top_k: likeliest tokens of each scored position that the next outcomes should bring; 0 for none.
@@ -79,24 +79,20 @@ class Speculator:
     def propose(self, slots: Sequence[int] | NDArray[np.int64], limits: Limits) -> Any:
         """A draft for each of these sequences, possibly empty: `Trees`, or `Chains` where no siblings are verified."""
         places = np.asarray(slots, np.int64)
-        with self.timer.drafting():
-            self.join()
-            drafts: Drafts
-            cap = min(self.budget.draft_cap(places), limits.nodes)
-            if cap > 0:
-                drafts = self._drafts.draft(places, cap, limits, self.budget.threshold)
-                if isinstance(drafts, Trees):
-                    drafts = Trees(
-                        [_within(tree, depth, limits) for tree, depth in zip(drafts, limits.depth, strict=True)]
-                    )
-                drafts = self.budget.choose(places, drafts, self._emitted[places])
-            else:
-                drafts = Trees([DraftTree.empty()] * len(places))
-            self.top_k = 0 if self.budget.in_backoff and not drafts.size else self._top_k
-            self._proposed = drafts
-            if self._later and self._threads is not None:
-                self._learning = self._threads.submit(_run, self._later)
-                self._later = []
+        self.timer.propose()
+        self.join()
+        drafts: Drafts
+        cap = min(self.budget.draft_cap(places), limits.nodes)
+        if cap > 0:
+            drafts = self._drafts.draft(places, cap, limits, self.budget.threshold)
+            if isinstance(drafts, Trees):
+                drafts = Trees([_within(tree, depth, limits) for tree, depth in zip(drafts, limits.depth, strict=True)])
+            drafts = self.budget.choose(places, drafts, self._emitted[places])
+        else:
+            drafts = Trees([DraftTree.empty()] * len(places))
+        self.top_k = 0 if self.budget.in_backoff and not drafts.size else self._top_k
+        self._proposed = drafts
+        self.timer.proposed()
         return drafts
 
     def observe(
@@ -106,34 +102,39 @@ class Speculator:
 
         Args:
             slots: the sequences that took part.
-            outcomes: of each. prompt_tokens: tokens of prompts that the pass took in besides; None where that is not
-            known, or the time since
-                the proposal is not the pass's.
+            outcomes: of each.
+            prompt_tokens: tokens of prompts that the pass took in besides; None where that is not known, or the time
+                since the proposal is not the pass's.
         """
         places = np.asarray(slots, np.int64)
         proposed, emitted = self._proposed, outcomes.emitted
-        with self.timer.learning():
-            self.join()
-            self.budget.observe(places, outcomes)
-            self._emitted[places] += emitted
-            if isinstance(outcomes, Outcomes):
-                due = self._due(outcomes)
-                learn = self._drafts.observe(np.array([outcome.slot for outcome in due], np.int64), due)
-            else:
-                learn = self._drafts.observe(places, outcomes)
-            if self._async_above is not None and len(places) > self._async_above:
-                self._later.append(learn)
-            else:
-                learn()
-        timed = proposed is not None and prompt_tokens is not None and len(places) > 0
-        step = None
-        if timed and proposed is not None:
-            size, widest, total = proposed.size, 1 + proposed.widest, int(emitted.sum())
-            step = Pass(len(places), widest, size, total, prompt_tokens or 0, self.timer.verify_s)
+        self.timer.observe()
+        self.join()
+        self.budget.observe(places, outcomes)
+        self._emitted[places] += emitted
+        if isinstance(outcomes, Outcomes):
+            due = self._due(outcomes)
+            learn = self._drafts.observe(np.array([outcome.slot for outcome in due], np.int64), due)
+        else:
+            learn = self._drafts.observe(places, outcomes)
+        if self._async_above is not None and len(places) > self._async_above:
+            self._later.append(learn)
+        else:
+            learn()
+        self.timer.observed()
         if proposed is not None:
+            step, count = None, len(places)
+            if prompt_tokens is not None and count:
+                tokens = self.budget.tokens(count, proposed)
+                step = Pass(count, tokens, int(emitted.sum()), prompt_tokens, self.timer.verify_s)
             self.budget.timed(step, self.timer.draft_s, self.timer.learn_s)
         if isinstance(outcomes, Outcomes):
             self._stats.add(outcomes, self.timer, first=proposed is None)
+
+    def learn_aside(self) -> None:
+        """Begin to learn what was put off, in another thread: to be called last in a step, before the model's pass."""
+        if self._later and self._threads is not None:
+            self._learning, self._later = self._threads.submit(_run, self._later), []
 
     def join(self) -> None:
         """Wait until what earlier steps emitted is learned."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aded.tree import Outcome
@@ -22,7 +21,6 @@ class Timer:
         clock: seconds.
 
     Attributes:
-        began: when the first step did, by the clock.
         draft_s, verify_s, learn_s: of the last step.
     """
 
@@ -33,25 +31,27 @@ class Timer:
 
     def start(self) -> None:
         """A step begins now that has no proposal: that of the prompts."""
-        self.began = self.left = self._clock()
+        self.left = self._entered = self._clock()
         self.draft_s = 0.0
 
-    @contextmanager
-    def drafting(self) -> Iterator[None]:
-        """Around a proposal."""
-        since = self._clock()
-        yield
-        self.left = self._clock()
-        self.draft_s = self.left - since
+    def propose(self) -> None:
+        """A proposal begins."""
+        self._entered = self._clock()
 
-    @contextmanager
-    def learning(self) -> Iterator[None]:
-        """Around what is observed."""
-        since = self._clock()
-        self.verify_s = since - self.left
-        yield
+    def proposed(self) -> None:
+        """It is made: what follows is verification."""
         self.left = self._clock()
-        self.learn_s = self.left - since
+        self.draft_s = self.left - self._entered
+
+    def observe(self) -> None:
+        """Verification ends, learning begins."""
+        self._entered = self._clock()
+        self.verify_s = self._entered - self.left
+
+    def observed(self) -> None:
+        """Learning ends."""
+        self.left = self._clock()
+        self.learn_s = self.left - self._entered
 
 
 @dataclass

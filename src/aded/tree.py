@@ -189,7 +189,7 @@ class DraftTree:
 _EMPTY = DraftTree(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Outcome:
     """What one verification step did to one sequence.
 
@@ -215,7 +215,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.path is None:
-            object.__setattr__(self, "path", self.tree.follow(self.emitted))
+            self.path = self.tree.follow(self.emitted)
 
     @property
     def accepted(self) -> int:

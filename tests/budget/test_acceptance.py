@@ -23,12 +23,12 @@ def lengths(budget: AdaptiveBudget, paths: NDArray[np.float32]) -> list[int]:
     return budget.choose(BOTH, chains(paths), np.zeros(2, np.int64)).lengths.tolist()
 
 
-def ragged(costs: list[tuple[int, float]], longest: int = 3) -> AdaptiveBudget:
+def ragged(costs: list[tuple[int, float]]) -> AdaptiveBudget:
     """A budget that has seen steps of two requests with so many draft tokens take so long."""
     cost = LearnedCost()
     for _ in range(10):
         for drafted, seconds in costs:
-            cost.observe(Pass(2, 1 + longest, drafted, 2, 0, seconds))
+            cost.observe(Pass(2, 2 + drafted, 2, 0, seconds))
     return AdaptiveBudget(cost, slots=2, ragged=True)
 
 
@@ -48,7 +48,7 @@ def test_sure_drafts_are_verified_and_unlikely_ones_only_where_they_are_free() -
 
 
 def test_equal_tokens_are_taken_draft_by_draft_and_as_many_as_pay() -> None:
-    budget = ragged([(0, 0.010), (3, 0.010), (4, 0.090)], longest=4)
+    budget = ragged([(0, 0.010), (3, 0.010), (4, 0.090)])
     assert lengths(budget, np.full((2, 4), 0.7, np.float32)) == [3, 0]
 
 

@@ -56,12 +56,12 @@ def test_measuring_covers_every_size_and_stops_when_time_is_up() -> None:
 
 
 def test_a_measured_cost_follows_the_steps_of_a_batch() -> None:
-    cost, tokens, ones = MeasuredCost(curve(0.1)), np.array([3, 6]), np.ones(2)
+    cost, ones = MeasuredCost(curve(0.1)), np.ones(2)
     assert cost.known(3)
-    before = cost.per_token(tokens, ones, 3)
+    before = cost.per_token(ones, 3, 3)
     assert np.allclose(before, [1.2, 1.5])
     for _ in range(60):
         for width in (1, 2):
-            cost.observe(Pass(3, width, 3 * (width - 1), 3, 0, 2 * curve(0.1)(3 * width)))
-    assert np.allclose(cost.per_token(tokens, ones, 3), 2 * before, rtol=0.05)
-    assert np.allclose(cost.per_token(tokens, 2 * ones, 3), before, rtol=0.05)
+            cost.observe(Pass(3, 3 * width, 3, 0, 2 * curve(0.1)(3 * width)))
+    assert np.allclose(cost.per_token(ones, 3, 3), 2 * before, rtol=0.05)
+    assert np.allclose(cost.per_token(2 * ones, 3, 3), before, rtol=0.05)

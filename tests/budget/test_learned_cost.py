@@ -9,17 +9,12 @@ from aded.budget import LearnedCost, Pass
 
 
 def learn(times: LearnedCost, requests: int, drafted: int, prompts: int, emitted: int, seconds: float) -> None:
-    times.observe(Pass(requests, 1 + drafted, drafted, emitted, prompts, seconds))
+    times.observe(Pass(requests, requests + drafted, emitted, prompts, seconds))
 
 
 def cost(times: LearnedCost, requests: int, drafted: int) -> float:
     """Of a step, where nothing drafted is accepted."""
-    return (
-        float(
-            times.per_token(requests + np.arange(drafted + 1), np.full(drafted + 1, float(requests)), requests)[drafted]
-        )
-        * requests
-    )
+    return float(times.per_token(np.full(drafted + 1, float(requests)), requests)[drafted]) * requests
 
 
 def test_step_times_follow_the_machine() -> None:
@@ -84,6 +79,6 @@ def test_drafts_that_are_free_by_themselves_are_not_where_steps_are_full_of_prom
             learn(times, 16, 0, 0, 16, 0.010)
             for drafted, prompts in ((8, 100 * full), (16, 400 * full), (32, 1600 * full)):
                 learn(times, 16, drafted, prompts, 16 + drafted // 2, 0.010 * max(16 + drafted + prompts, 64) / 64)
-    tokens, one_in_ten = 16 + np.arange(33), 16 + 0.1 * np.arange(33)
-    assert np.argmin(quiet.per_token(tokens, one_in_ten, 16)) == 32
-    assert np.argmin(busy.per_token(tokens, one_in_ten, 16)) < 8
+    one_in_ten = 16 + 0.1 * np.arange(33)
+    assert np.argmin(quiet.per_token(one_in_ten, 16)) == 32
+    assert np.argmin(busy.per_token(one_in_ten, 16)) < 8

@@ -76,7 +76,7 @@ def step(chooser: AdaptiveBudget, tree: DraftTree, drafting: float, slope: float
     (chosen,) = choose(chooser, tree) if drafted else [DraftTree.empty()]
     if accepted >= 0:
         observe(chooser, chosen, accepted)
-    taken = Pass(1, 1 + len(chosen), len(chosen), 1, 0, 1.0 + slope * len(chosen))
+    taken = Pass(1, 1 + len(chosen), 1, 0, 1.0 + slope * len(chosen))
     chooser.timed(taken, drafting * drafted, 0.0)
     return drafted
 

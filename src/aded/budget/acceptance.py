@@ -44,7 +44,9 @@ def _correct(draft, path, depth, parent, slots, classes, every, sequences, out):
 
 
 @jit
-def _learn(draft, path, depth, corrected, accepted, slots, classes, every, sequences):
+def _learn(draft, path, depth, parent, slots, classes, every, sequences, accepted):
+    corrected = np.empty(len(draft))
+    _correct(draft, path, depth, parent, slots, classes, every, sequences, corrected)
     start, count = 0, len(draft)
     while start < count:
         end, slot = start, slots[draft[start]]
@@ -117,8 +119,7 @@ class Acceptance:
 
     def learn(self, slots: NDArray[np.int64], nodes: Nodes, accepted: NDArray[np.bool_]) -> None:
         """Take in which of the verified nodes were accepted, bool (n,)."""
-        corrected = self.correct(slots, nodes)
-        _learn(nodes.draft, nodes.path, nodes.depth, corrected, accepted, slots, *self._arrays)
+        _learn(*nodes, slots, *self._arrays, accepted)
 
     def relax(self, slots: NDArray[np.int64]) -> None:
         """Nothing was verified: believe a little less what was learned, or what failed would never be tried again."""

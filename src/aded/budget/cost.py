@@ -17,22 +17,20 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_DRAFT_TOKENS + 1)  # tokens o
 _KEPT = 0.98  # of what is known, after one more step
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Pass:
     """One forward pass over a batch of sequences.
 
     Attributes:
         sequences: how many took part.
-        width: tokens of the widest, its root included.
-        drafted: draft tokens of all.
+        tokens: of their drafts and roots, and what fills up a rectangle.
         emitted: tokens that all emitted.
         prompt_tokens: tokens of prompts that it took in besides.
         seconds: what it took.
     """
 
     sequences: int
-    width: int
-    drafted: int
+    tokens: int
     emitted: int
     prompt_tokens: int
     seconds: float
@@ -53,15 +51,13 @@ class StepCost(Protocol):
         """Whether a plain step over so many sequences is known well enough to compare with."""
         ...
 
-    def per_token(
-        self, tokens: NDArray[np.int64], expected: NDArray[np.float64], sequences: int
-    ) -> NDArray[np.float64]:
-        """Seconds an emitted token takes, float64 (n,).
+    def per_token(self, expected: NDArray[np.float64], sequences: int, each: int) -> NDArray[np.float64]:
+        """Seconds an emitted token takes, float64 (n,), in steps of 0, 1, ... more draft tokens.
 
         Args:
-            tokens: in the pass, int64 (n,); the first is a plain step's.
-            expected: tokens that step emits, float64 (n,).
+            expected: tokens that each of these steps emits, float64 (n,).
             sequences: in the batch.
+            each: tokens in the pass that one more of the draft adds: 1, or one for every sequence.
         """
         ...
 
@@ -228,16 +224,15 @@ class MeasuredCost:
         """Always: it was measured."""
         return True
 
-    def per_token(
-        self, tokens: NDArray[np.int64], expected: NDArray[np.float64], sequences: int
-    ) -> NDArray[np.float64]:
+    def per_token(self, expected: NDArray[np.float64], sequences: int, each: int) -> NDArray[np.float64]:
         """See `StepCost`."""
+        tokens = sequences + each * np.arange(len(expected))
         per_token: NDArray[np.float64] = self._fit(self._at(tokens, sequences)) / expected
         return per_token
 
     def observe(self, step: Pass) -> None:
         """See `StepCost`."""
-        tokens = np.array([step.sequences * step.width])
+        tokens = np.array([step.tokens])
         self._fit.learn(float(self._at(tokens, step.sequences)[0]), step.seconds)
 
     def _at(self, tokens: NDArray[np.int64], sequences: int) -> NDArray[np.float64]:

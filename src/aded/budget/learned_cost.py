@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,48 +14,57 @@ __all__ = ["LearnedCost"]
 
 _RATE = 0.1  # of the latest observation in a mean
 _YOUNG, _OLD = 32, 512  # steps after which a mean is forgotten, and what it was made for tried again
+_CLASSES = 96  # of sizes: to some 26 million tokens
 _SLOW = 1 / 64  # of the latest step in a mean over many
 
 
+@jit
+def _class(tokens):
+    """Classes of sizes grow, four in each doubling."""
+    return tokens - 1 if tokens <= 8 else min(int(4 * np.log2(tokens / 8)) + 8, _CLASSES - 1)
+
+
+@jit
+def _learn(sizes, seconds, counts, latest, lives, tokens, taken, now):
+    i = _class(tokens)
+    if counts[i] and now - latest[i] >= lives[i]:
+        counts[i] = 0
+        lives[i] = min(2 * lives[i], _OLD)
+    latest[i] = now
+    counts[i] += 1
+    if counts[i] > 2:
+        taken = min(taken, 3 * seconds[i])
+    # The first of a size can compile: the second replaces it.
+    rate = 1.0 if counts[i] <= 2 else max(1 / (counts[i] - 1), _RATE)
+    seconds[i] += rate * (taken - seconds[i])
+    sizes[i] += rate * (tokens - sizes[i])
+
+
+@jit
+def _recall(sizes, seconds, counts, latest, lives, tokens, now):
+    i = _class(tokens)
+    return (seconds[i], counts[i]) if counts[i] >= 2 and now - latest[i] < lives[i] else (0.0, 0)
+
+
 class _MovingAverages:
-    """Seconds by number of tokens, in growing classes of sizes, four in each doubling: means that follow the latest."""
+    """Seconds by number of tokens, in classes of sizes: means that follow the latest."""
 
     def __init__(self) -> None:
-        self._sizes: NDArray[np.float64] = np.zeros(96)
-        self._seconds = np.zeros(96)
-        self._counts = np.zeros(96, np.int64)
-        self._latest = np.zeros(96, np.int64)
-        self._lives = np.full(96, _YOUNG, np.int64)
-
-    @staticmethod
-    def _class(tokens: int) -> int:
-        return tokens - 1 if tokens <= 8 else min(int(4 * np.log2(tokens / 8)) + 8, 95)
+        floats, integers = np.zeros((2, _CLASSES)), np.zeros((2, _CLASSES), np.int64)
+        self._arrays = (*floats, *integers, np.full(_CLASSES, _YOUNG, np.int64))
 
     def learn(self, tokens: int, seconds: float, now: int) -> None:
-        i = self._class(tokens)
-        if self._counts[i] and now - self._latest[i] >= self._lives[i]:
-            self._counts[i] = 0
-            self._lives[i] = min(2 * self._lives[i], _OLD)
-        self._latest[i] = now
-        self._counts[i] += 1
-        if self._counts[i] > 2:
-            seconds = min(seconds, 3 * self._seconds[i])
-        # The first of a size can compile: the second replaces it.
-        rate = 1.0 if self._counts[i] <= 2 else max(1 / (self._counts[i] - 1), _RATE)
-        self._seconds[i] += rate * (seconds - self._seconds[i])
-        self._sizes[i] += rate * (tokens - self._sizes[i])
+        _learn(*self._arrays, tokens, seconds, now)
 
-    def recall(self, tokens: int, now: int) -> tuple[float, int] | None:
-        """The mean of this size's class, and of how many; None if it was not seen twice lately."""
-        i = self._class(tokens)
-        if self._counts[i] < 2 or now - self._latest[i] >= self._lives[i]:
-            return None
-        return float(self._seconds[i]), int(self._counts[i])
+    def recall(self, tokens: int, now: int) -> tuple[float, int]:
+        """The mean of this size's class, and of how many; of 0 if it was not seen twice lately."""
+        found: tuple[float, int] = _recall(*self._arrays, tokens, now)
+        return found
 
-    def known(self, now: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """Sizes, means and their observations of all classes that were seen lately."""
-        known = (self._counts > 0) & (now - self._latest < self._lives)
-        return self._sizes[known], self._seconds[known], self._counts[known]
+    def seen(self, now: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Sizes, means and their observations, 0 where a class was not seen lately."""
+        sizes, seconds, counts, latest, lives = self._arrays
+        return sizes, seconds, counts * (now - latest < lives)
 
 
 @jit
@@ -78,15 +89,17 @@ def _isotonic_fit(seconds, counts):
 @jit
 def _per_token(sizes, seconds, counts, plain_s, plain_count, with_prompts, prompt_tokens, emitted):
     """See `LearnedCost.per_token`; plain steps were not seen lately where their count is 0."""
-    requests, first = emitted[0], 0
+    requests, found = emitted[0], 0
+    known_sizes, known_s, known_counts = np.empty(len(sizes) + 1), np.empty(len(sizes) + 1), np.empty(len(sizes) + 1)
     if plain_count > 0:
-        while first < len(sizes) and sizes[first] <= requests:
-            first += 1
-        sizes = np.append(requests, sizes[first:])
-        seconds = np.append(plain_s, seconds[first:])
-        counts = np.append(plain_count, counts[first:])
-    if not len(sizes):
+        known_sizes[0], known_s[0], known_counts[0], found = requests, plain_s, plain_count, 1
+    for i in range(len(sizes)):
+        if counts[i] > 0 and (plain_count == 0 or sizes[i] > requests):
+            known_sizes[found], known_s[found], known_counts[found] = sizes[i], seconds[i], counts[i]
+            found += 1
+    if not found:
         return 1.0 / emitted
+    sizes, seconds, counts = known_sizes[:found], known_s[:found], known_counts[:found]
     _isotonic_fit(seconds, np.minimum(counts, 1.0 / _RATE))
     tokens = requests + np.arange(len(emitted))
     full = np.minimum(with_prompts, 1.0 / emitted)
@@ -119,20 +132,18 @@ class LearnedCost:
     def observe(self, step: Pass) -> None:
         """Take in one step. One that was three times as slow as known was interrupted, and says little."""
         self._steps += 1
-        averages = self._others if step.drafted or step.prompt_tokens else self._plain
-        averages.learn(step.sequences + step.drafted + step.prompt_tokens, step.seconds, self._steps)
+        tokens = step.tokens + step.prompt_tokens
+        (self._others if tokens > step.sequences else self._plain).learn(tokens, step.seconds, self._steps)
         self._prompt_tokens += _SLOW * (step.prompt_tokens - self._prompt_tokens)
         self._with_prompts += _SLOW * ((step.prompt_tokens > 0) - self._with_prompts)
         self._emitted += (1.0 if self._steps == 1 else _SLOW) * (step.emitted - self._emitted)
 
     def known(self, sequences: int) -> bool:
         """Whether it is known what a plain step over so many sequences costs, or there hardly are any."""
-        return self._plain.recall(sequences, self._steps) is not None or self._with_prompts > 0.5
+        return self._plain.recall(sequences, self._steps)[1] > 0 or self._with_prompts > 0.5
 
-    def per_token(
-        self, tokens: NDArray[np.int64], expected: NDArray[np.float64], sequences: int
-    ) -> NDArray[np.float64]:
-        """Seconds an emitted token takes; `tokens` rise by one from the number of sequences on.
+    def per_token(self, expected: NDArray[np.float64], sequences: int, each: int = 1) -> NDArray[np.float64]:
+        """Seconds an emitted token takes; `each` is 1, tokens lie end to end.
 
         Prompts have to be taken in whatever is drafted: of L steps with prompts for each emitted token, and P tokens in
         those, a step over r sequences with n drafted tokens that emits E tokens makes
@@ -142,7 +153,7 @@ class LearnedCost:
         seconds a token, C the cost of a step. With 1/E < L every step takes in prompts, and so many more of their
         tokens. Where drafts are nearly free in a step that is otherwise empty, they may not be in one full of prompts.
         """
-        plain = self._plain.recall(sequences, self._steps) or (0.0, 0)
+        plain = self._plain.recall(sequences, self._steps)
         prompts = (self._with_prompts / self._emitted, self._prompt_tokens / self._emitted)
-        found: NDArray[np.float64] = _per_token(*self._others.known(self._steps), *plain, *prompts, expected)
+        found: NDArray[np.float64] = _per_token(*self._others.seen(self._steps), *plain, *prompts, expected)
         return found

@@ -50,6 +50,10 @@ class Budget:
     def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> None:
         """Told what became of the drafts."""
 
+    def tokens(self, sequences: int, drafts: Drafts) -> int:
+        """Tokens of a pass over these drafts: sequences times the widest of them, in a rectangle."""
+        return sequences * (1 + drafts.widest)
+
     def timed(self, step: Pass | None, drafting_s: float, learning_s: float) -> None:
         """Told what the last step took (None: not known), and drafting it, and learning from it."""
 
@@ -141,14 +145,12 @@ class AdaptiveBudget(Budget):
 
     def choose(self, slots: NDArray[np.int64], drafts: Drafts, emitted: NDArray[np.int64]) -> Drafts:
         """See `Budget`."""
-        if not drafts.size and not self._ragged:
+        if not self._ragged and not drafts.size:
             return drafts
         nodes, count = drafts.nodes(), len(slots)
         gains = self._acceptance.correct(slots, nodes)
         expected, rank = self._ragged_gains(gains, count) if self._ragged else _rectangle(nodes.draft, gains, emitted)
-        steps = np.arange(len(expected))
-        tokens = count + steps if self._ragged else count * (1 + steps)
-        bare = self._cost.per_token(tokens, expected, count)
+        bare = self._cost.per_token(expected, count, 1 if self._ragged else count)
         rates = bare + (self._drafting_s + self._learning_s) / expected
         best = int(np.argmin(rates))
         if rates[best] > (1 - self._cost.margin) * rates[0]:
@@ -185,6 +187,10 @@ class AdaptiveBudget(Budget):
         nodes, accepted = outcomes.verified()
         if len(accepted):
             self._acceptance.learn(slots, nodes, accepted)
+
+    def tokens(self, sequences: int, drafts: Drafts) -> int:
+        """See `Budget`; laid end to end there is nothing to fill up."""
+        return sequences + drafts.size if self._ragged else super().tokens(sequences, drafts)
 
     def timed(self, step: Pass | None, drafting_s: float, learning_s: float) -> None:
         """See `Budget`."""

@@ -234,10 +234,9 @@ class _AdaptiveSlots:
         if limits.trees or self._pool is None:
             search = self._drafter.search
             return Trees(search(self._mix(slot), self._recent[slot], max_nodes) for slot in slots.tolist())
-        depth = np.clip(np.asarray(limits.depth, np.int64), 0, max_nodes)
         tables = (self._pool, self._shared, self._all_orders, self._drafter.weights.shares)
-        longest = int(depth.max(initial=0))
-        return likeliest_chains(*tables, slots, self._recent, depth, longest=longest, min_probability=threshold)
+        depth = np.asarray(limits.depth, np.int64)
+        return likeliest_chains(*tables, slots, self._recent, depth, longest=max_nodes, min_probability=threshold)
 
     def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> Callable[[], None]:
         """Take the emitted tokens in, and learn from them with what is returned."""

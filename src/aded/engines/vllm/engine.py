@@ -102,23 +102,25 @@ class StepDrafter:
             return drafts
         fresh, ends = emitted[rows], lengths[rows].astype(np.int64)
         slots, new = self._requests.find(tokens, rows, ends, fresh)
-        late = len(rows) > _ASYNC_ABOVE
+        late, begun = len(rows) > _ASYNC_ABOVE, np.flatnonzero(new).tolist()
         self._speculator.join()
-        for i in np.flatnonzero(new).tolist():
+        for i in begun:
             start = self._speculator.start_later if late else self._speculator.start
             start(int(slots[i]), tokens[rows[i], : ends[i]].copy())
-        self._observe(slots, rows, ends, fresh, new, tokens, self._prompt_tokens(slots, rows, new, emitted, scheduled))
-        depth = np.clip(self._max_length - ends - 1, 0, self._most)  # one token is emitted besides the draft
+        old = (slots, rows, ends, fresh) if not begun else tuple(x[~new] for x in (slots, rows, ends, fresh))
+        self._observe(*old, tokens, self._prompt_tokens(old[0], len(begun), len(emitted), scheduled))
+        depth = np.minimum(np.maximum(self._max_length - ends - 1, 0), self._most)  # a token is emitted besides
         if late:
             depth[new] = 0  # their slot is not theirs yet
         chosen = self._speculator.propose(slots, Limits(depth, nodes=self._most, trees=False))
-        self._verified[:] = 0.0
         if not isinstance(chosen, Chains):
             chosen = Chains.of(chosen, self._most)
-        self._verified[slots, : chosen.paths.shape[1]] = chosen.paths
+        self._verified[:] = 0.0
+        self._verified[slots] = chosen.paths
         for row, draft, n in zip(rows.tolist(), chosen.ids.tolist(), chosen.lengths.tolist(), strict=True):
             if n:
                 drafts[row] = draft[:n]
+        self._speculator.learn_aside()
         return drafts
 
     def join(self) -> None:
@@ -131,30 +133,21 @@ class StepDrafter:
         rows: NDArray[np.int64],
         ends: NDArray[np.int64],
         fresh: NDArray[np.int64],
-        new: NDArray[np.bool_],
         tokens: NDArray[np.int32],
         prompt_tokens: int | None,
     ) -> None:
-        old = ~new
-        recent = self._requests.recent(tokens, rows[old], ends[old], self._width)
-        outcomes = ChainOutcomes(recent, fresh[old], self._verified[slots[old]])
-        self._speculator.observe(slots[old], outcomes, prompt_tokens=prompt_tokens)
+        recent = self._requests.recent(tokens, rows, ends, self._width)
+        outcomes = ChainOutcomes(recent, fresh, self._verified[slots])
+        self._speculator.observe(slots, outcomes, prompt_tokens=prompt_tokens)
 
-    def _prompt_tokens(
-        self,
-        slots: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        new: NDArray[np.bool_],
-        emitted: NDArray[np.int64],
-        scheduled: int | None,
-    ) -> int | None:
+    def _prompt_tokens(self, slots: NDArray[np.int64], begun: int, rows: int, scheduled: int | None) -> int | None:
         """Tokens of prompts in the last pass; None where the time since the last proposal says nothing."""
-        if new.all():
+        if not len(slots):
             return None  # the engine may have had nothing to do in between
-        if not new.any() and len(rows) == len(emitted):
+        if not begun and len(slots) == rows:
             return 0
-        drafted = int(np.count_nonzero(self._verified[slots[~new]]))
-        return max(scheduled - len(rows) - drafted, 0) if scheduled else None
+        drafted = int(np.count_nonzero(self._verified[slots]))
+        return max(scheduled - len(slots) - begun - drafted, 0) if scheduled else None
 
     def _warm_up(self, drafter: Drafter) -> None:
         """Compile everything before the first request."""
@@ -163,7 +156,7 @@ class StepDrafter:
             requests.find(tokens, one + row, one + 4 + row, one + 1)
         cost = LearnedCost()
         for drafted in (0, 0, 1):
-            cost.observe(Pass(1, 1 + drafted, drafted, 1, 0, 1.0))
+            cost.observe(Pass(1, 1 + drafted, 1, 0, 1.0))
         scratch = Speculator(drafter, AdaptiveBudget(cost, ragged=True))
         scratch.start(0, tokens[0, :0])
         recent = requests.recent(tokens, one, one, self._width)
