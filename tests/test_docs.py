@@ -50,14 +50,17 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def test_the_commands_and_options_they_name_exist() -> None:
-    found, groups = commands(), ("trace", "corpus", "vllm")
+    found, groups = commands(), ("trace", "corpus")
     assert len(found) >= 20
     assert {words[0] for _, words in found} > set(groups)
     assert {name for name, _ in found} == {
         "aded",
         "benchmarks.peers",
         "benchmarks.ablation",
-        "benchmarks.calibration_plot",
+        "benchmarks.calibration",
+        "benchmarks.regret",
+        "benchmarks.step_profile",
+        "benchmarks.vllm",
         "benchmarks.simulated_serving",
     }
     for name, words in found:

@@ -98,7 +98,7 @@ def test_a_wrong_setting_stops_the_start_with_one_clear_line() -> None:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
     openai = pytest.importorskip("openai")
-    from aded.bench.serving import METHODS, server
+    from benchmarks.serving import METHODS, server
 
     folder = tmp_path_factory.mktemp("served")
     state, log = folder / "learned.safetensors", folder / "log"

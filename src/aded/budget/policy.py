@@ -99,7 +99,7 @@ class AdaptiveBudget(Budget):
     `Backoff`).
 
     Weighing a node against the long-run rate instead (Dinkelbach's rule for a ratio of sums) would be optimal if
-    probabilities were exact; replayed on recorded traces it was no better (`aded trace regret` compares with fixed
+    probabilities were exact; replayed on recorded traces it was no better (`benchmarks/regret.py` compares with fixed
     budgets).
 
     Args:

@@ -9,7 +9,7 @@ from aded.errors import AdedError
 try:
     import typer
 
-    from aded.cli import answer, bench, calibrate, corpus, trace, vllm
+    from aded.cli import answer, bench, calibrate, corpus, trace
     from aded.cli.options import Commands
 except ModuleNotFoundError:  # pragma: no cover - only without the extra
     sys.exit('the aded command needs its extra: pip install "aded[cli]"')
@@ -29,7 +29,6 @@ app.command()(bench.bench)
 app.command()(calibrate.calibrate)
 app.add_typer(trace.app, name="trace")
 app.add_typer(corpus.app, name="corpus")
-app.add_typer(vllm.app, name="vllm")
 
 
 def main() -> None:

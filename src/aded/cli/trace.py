@@ -24,7 +24,6 @@ from aded.cli.options import (
     Skip,
     Temperature,
     Threads,
-    curve_of,
     numbers_of,
     plain_table,
     words_of,
@@ -160,81 +159,6 @@ def replay(
     console = Console(highlight=False)
     console.print(f"{len(recorded.sequences)} answers, {recorded.tokens} tokens\n", table, sep="\n")
     console.print("\nMAT by category, largest budget\n", _by_category(results), sep="\n")
-
-
-@app.command()
-def calibration(
-    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
-    drafter: Annotated[str, typer.Option(help="Whose path probabilities to check.")] = "adaptive",
-    max_draft_tokens: Annotated[int, typer.Option(min=1, help="Most nodes of a draft.")] = 64,
-    keep_state: Annotated[
-        bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
-    ] = False,
-) -> None:
-    """Compare a drafter's path probabilities with how often its nodes are accepted."""
-    from aded.drafters import create
-    from aded.traces.calibration import calibrate
-    from aded.traces.trace import Trace
-
-    create(drafter)
-    found = calibrate(Trace.load(trace), lambda: create(drafter), max_draft_tokens, keep_state=keep_state)
-    table = plain_table()
-    for column in ("predicted", "accepted", "nodes"):
-        table.add_column(column, justify="right")
-    for predicted, measured, count in zip(found.predicted, found.measured, found.nodes, strict=True):
-        if count:
-            table.add_row(f"{predicted:.3f}", f"{measured:.3f}", str(count))
-    summary = f"{drafter}, {max_draft_tokens} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}\n"
-    Console(highlight=False).print(summary, table, sep="\n")
-
-
-@app.command()
-def regret(
-    trace: Annotated[Path, typer.Argument(help="A recorded trace.")],
-    curve: Annotated[
-        list[str], typer.Option(help="A file of `aded calibrate --json`, or 1:11,2:14.8,8:36; may be repeated.")
-    ],
-    drafter: Annotated[str, typer.Option(help="Who drafts.")] = "adaptive",
-    keep_state: Annotated[
-        bool, typer.Option("--keep-state/--fresh", help="Go on learning over the trace, or begin each answer anew.")
-    ] = False,
-    limit: Limit = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list and nothing else.")] = False,
-) -> None:
-    """Compare choosing each step's draft with every fixed budget, on given step costs."""
-    from aded.drafters import create
-    from aded.traces.regret import regret as run
-    from aded.traces.trace import Trace
-
-    create(drafter)
-    recorded, curves = Trace.load(trace), [curve_of(text) for text in curve]
-    recorded = Trace(recorded.sequences[:limit], recorded.about)
-    found = []
-    with progress_bar("replay") as progress:
-        for index, cost in enumerate(curves):
-            found.append(
-                run(
-                    recorded,
-                    lambda: create(drafter),
-                    cost,
-                    keep_state=keep_state,
-                    progress=lambda done, total, index=index: progress(  # type: ignore[misc]
-                        index * total + done, len(curves) * total
-                    ),
-                )
-            )
-    if as_json:
-        rows = zip(curve, found, strict=True)
-        print(json.dumps([{"curve": text, **asdict(r), "best": r.best, "ratio": r.ratio} for text, r in rows]))
-        return
-    table = plain_table()
-    for column in ("curve", "nodes used", "best fixed", "against it", "against plain"):
-        table.add_column(column, justify="left" if column == "curve" else "right")
-    for text, result in zip(curve, found, strict=True):
-        plain = result.chosen / result.fixed[0]
-        used, best = f"{result.nodes_used:.1f}", f"{result.best} nodes"
-        table.add_row(text, used, best, f"[bold]{result.ratio:.3f}x[/bold]", f"{plain:.2f}x")
-    Console(highlight=False).print(table)
 
 
 def _by_category(results: list[Any]) -> Table:

@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from typer.testing import CliRunner
 
-import aded
 from aded.budget import MAX_DRAFT_TOKENS, CostCurve
 from aded.cli import app
 from aded.engines.transformers.cost import cost_curve
-from aded.engines.transformers.profile import profile_step
 from support.models import build
 from support.tokenizers import word_level
 
@@ -109,24 +106,3 @@ def test_the_command_prints_what_it_measured(folder: Path, measured: dict[str, A
     shown = CliRunner().invoke(app, ["calibrate", "--model", str(folder), "--dtype", "float32"])
     assert "2.00x" in shown.stdout
     assert measured["count"] == 2
-    shown = CliRunner().invoke(app, ["calibrate", "--model", str(folder), "--dtype", "float32", "--parts", "--json"])
-    parts = json.loads(shown.stdout)["parts"]
-    assert list(parts) == ["1", "8", "32"]
-    for sides in parts.values():
-        assert list(sides) == ["plain", "ours"]
-        assert all(seconds > 0 for side in sides.values() for seconds in side.values())
-    shown = CliRunner().invoke(app, ["calibrate", "--model", str(folder), "--dtype", "float32", "--parts"])
-    assert "linear layers" in shown.stdout
-
-
-def test_looking_at_the_parts_of_a_step_leaves_the_model_as_it_was() -> None:
-    model = build("llama")
-    before = model(torch.tensor([[1, 2, 3]])).logits
-    attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    profile_step(model, 4, ours=True, length=8, steps=1)
-    assert torch.equal(model(torch.tensor([[1, 2, 3]])).logits, before)
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is attention
-    assert model.config._attn_implementation == "sdpa"
-    model.set_attn_implementation("eager")
-    with pytest.raises(aded.UnsupportedError, match="eager"):
-        profile_step(model, 4, ours=False)

@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from aded import AdedError
-from aded.bench.serving import Measured, summarise
-from aded.cli import app
+from benchmarks.serving import Measured, summarise
+from benchmarks.vllm import app
 from support.paths import PROMPTS
 
 
@@ -23,8 +23,8 @@ from support.paths import PROMPTS
 def test_a_comparison_that_cannot_be_made_says_why(
     options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aded.bench.serving._vllm", lambda: "/nowhere/vllm")
-    shown = CliRunner().invoke(app, ["vllm", "compare", "--prompts", str(PROMPTS), "--model", "m", *options])
+    monkeypatch.setattr("benchmarks.serving._vllm", lambda: "/nowhere/vllm")
+    shown = CliRunner().invoke(app, ["--prompts", str(PROMPTS), "--model", "m", *options])
     assert isinstance(shown.exception, AdedError)
     assert message in str(shown.exception)
 

@@ -11,7 +11,7 @@ from aded import AdedError
 from aded.traces import Trace
 from support.paths import SHIPPED
 
-plot = pytest.importorskip("benchmarks.calibration_plot", reason="matplotlib is not installed")
+plot = pytest.importorskip("benchmarks.calibration", reason="matplotlib is not installed")
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def test_the_command_draws_and_says_how_far_off_predictions_are(few: Path, tmp_p
     shown = CliRunner().invoke(plot.app, [str(few), "--plot", str(tmp_path / "drawn.svg"), "--max-draft-tokens", "8"])
     assert shown.exit_code == 0, shown.output
     assert shown.stdout.startswith("adaptive, 8 nodes: error 0.")
+    assert "predicted" in shown.stdout
     assert "<svg" in (tmp_path / "drawn.svg").read_text()
 
 

@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 
 from aded import AdedError, create_drafter
 from aded.budget import MAX_DRAFT_TOKENS, CostCurve
-from aded.cli import app
 from aded.traces import Trace
-from aded.traces.regret import regret
+from benchmarks.regret import app, regret
 from support.paths import SHIPPED
 
 CURVES = {
@@ -47,16 +46,16 @@ def test_the_command_takes_pairs_and_reports(tmp_path: Path) -> None:
     report = {"step_cost": {"tokens": [1, 65], "seconds": [0.03, 0.1]}}
     (tmp_path / "bench.json").write_text(json.dumps(report))
     options = ["--curve", "1:1", "--curve", str(tmp_path / "bench.json"), "--limit", "2"]
-    shown = CliRunner().invoke(app, ["trace", "regret", str(SHIPPED), *options, "--json"])
+    shown = CliRunner().invoke(app, [str(SHIPPED), *options, "--json"])
     assert shown.exit_code == 0, shown.output
     rows = json.loads(shown.stdout)
     assert [row["curve"] for row in rows] == ["1:1", str(tmp_path / "bench.json")]
     assert all(row["ratio"] > 0.9 and row["fixed"]["0"] > 0 for row in rows)
-    assert "against plain" in CliRunner().invoke(app, ["trace", "regret", str(SHIPPED), *options]).stdout
+    assert "against plain" in CliRunner().invoke(app, [str(SHIPPED), *options]).stdout
 
 
 @pytest.mark.parametrize("curve", ["2:3", "1:0", "1:2,x", "/no/such/file", "3:1,1:2"])
 def test_a_curve_that_is_none_is_refused(curve: str) -> None:
-    shown = CliRunner().invoke(app, ["trace", "regret", str(SHIPPED), "--curve", curve])
+    shown = CliRunner().invoke(app, [str(SHIPPED), "--curve", curve])
     assert isinstance(shown.exception, AdedError)
     assert "--curve takes" in str(shown.exception)

@@ -1,4 +1,4 @@
-"""`aded vllm`: compare ways to speculate in vLLM."""
+"""Ways to speculate in vLLM, compared: `python -m benchmarks.vllm --prompts FILE --model MODEL`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from rich.console import Console
 
 from aded.cli.options import Temperature, numbers_of, plain_table, words_of
 from aded.errors import AdedError, UnknownDrafterError
+from aded.files import replace
+from aded.traces.prompts import read_prompts
+from benchmarks.command import new_app, run
+from benchmarks.serving import METHODS, Measured, compare, summarise
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Compare ways to speculate in vLLM.")
+app = new_app()
 
 
 @app.command()
-def compare(
+def main(
     prompts: Annotated[Path, typer.Option(help="Spec-Bench or other JSON lines, or text lines.")],
     model: Annotated[str, typer.Option(help="What vLLM is to serve.")],
     methods: Annotated[str, typer.Option(help="Comma-separated, of none, ngram, suffix, aded.")] = "none,ngram,aded",
@@ -35,11 +39,6 @@ def compare(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
 ) -> None:
     """Serve a model with and without speculation and measure each with vLLM's own benchmark client."""
-    from aded.bench.serving import METHODS, Measured, summarise
-    from aded.bench.serving import compare as run
-    from aded.files import replace
-    from aded.traces.prompts import read_prompts
-
     names, sizes = words_of(methods, "--methods"), numbers_of(concurrency, "--concurrency")
     if unknown := [name for name in names if name not in METHODS]:
         raise UnknownDrafterError(f"there is no way {', '.join(unknown)}; choose of {', '.join(METHODS)}")
@@ -56,7 +55,7 @@ def compare(
         replace(json_out, json.dumps(report, indent=1).encode())
 
     with TemporaryDirectory() as folder:
-        for result in run(
+        for result in compare(
             model,
             texts,
             methods=names,
@@ -98,3 +97,7 @@ def compare(
             "" if row.acceptance_length is None else f"{row.acceptance_length:.2f}",
         )
     console.print(table)
+
+
+if __name__ == "__main__":
+    run(app)

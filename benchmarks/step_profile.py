@@ -1,23 +1,34 @@
-"""A profile of a step: its time in linear layers, in attention, and in everything between them."""
+"""A profile of a step: its time in linear layers, in attention, and in everything between them, plain and ours.
+
+`python -m benchmarks.step_profile` prints it for steps of 1, 8 and 32 tokens of the embedded model.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
+from rich.console import Console
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from aded.cli.options import Dtype, Model, plain_table
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import grouped_attention
 from aded.engines.transformers.linear import fast_linear
+from aded.engines.transformers.loading import load
 from aded.errors import UnsupportedError
+from benchmarks.command import new_app, run
 
-__all__ = ["PARTS", "profile_step"]
+__all__ = ["PARTS", "app", "profile_step"]
+
+app = new_app()
 
 PARTS = ("linear layers", "attention", "the rest")
 
@@ -92,3 +103,27 @@ def profile_step(model: Any, tokens: int, *, ours: bool, length: int = 128, step
             for part in PARTS if step > 1 else ():
                 parts[part].append(clock.seconds[part])
     return {part: median(seconds) for part, seconds in parts.items()}
+
+
+@app.command()
+def main(
+    model: Model = None,
+    dtype: Dtype = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Show where a step's time goes, as `generate` runs it and as we do."""
+    loaded = load(model, dtype=dtype or "bfloat16")
+    spent = {n: [profile_step(loaded.model, n, ours=ours) for ours in (False, True)] for n in (1, 8, 32)}
+    if as_json:
+        print(json.dumps({str(n): {"plain": plain, "ours": ours} for n, (plain, ours) in spent.items()}))
+        return
+    table = plain_table()
+    for column in ("ms in", *(f"{who}, {n}" for n in spent for who in ("plain", "ours"))):
+        table.add_column(column, justify="left" if column == "ms in" else "right")
+    for part in PARTS:
+        table.add_row(part, *(f"{1e3 * taken[part]:.1f}" for pair in spent.values() for taken in pair))
+    Console(highlight=False).print(f"{loaded.name}, milliseconds of steps of so many tokens\n", table, sep="\n")
+
+
+if __name__ == "__main__":
+    run(app)
