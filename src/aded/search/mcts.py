@@ -103,63 +103,28 @@ def mcts(
     leaves = visited[~inner[visited]]
     leaves = leaves[np.argsort(-visits[leaves], kind="stable")][:extended_paths]
     # Path order: by visits, parents before children because a parent is visited at least as often and made first.
-    order = visited[np.lexsort((visited, -visits[visited]))]
-    index: dict[int, int] = {-1: -1}
-    out_tokens: list[int] = []
-    out_parents: list[int] = []
-    out_scores: list[float] = []
+    order = visited[np.lexsort((visited, -visits[visited]))].tolist()
+    edges: dict[tuple[int, int], int] = {}  # (parent, token) -> node of the draft
+    index: dict[int, int] = {-1: -1}  # node of the search -> node of the draft
+    found: list[float] = []
 
     def add(token: int, parent: int, score: float) -> int:
-        out_tokens.append(token)
-        out_parents.append(parent)
-        out_scores.append(score)
-        return len(out_tokens) - 1
+        """The node for this token, which may be there already: an extension can name a child that was also visited."""
+        node = edges.setdefault((parent, token), len(edges))
+        if node == len(found):
+            found.append(score)
+        return node
 
     room = max(budget - len(leaves), (budget + 1) // 2)
-    for node in order[:room].tolist():
+    for node in order[:room]:
         index[node] = add(int(tokens[node]), index[int(parents[node])], float(scores[node]))
-    for leaf in leaves.tolist():
-        if len(out_tokens) >= budget:
-            break
-        if leaf not in index:
-            continue
-        extended = _extension(source, tail, tokens, parents, leaf)
-        if extended is not None:
-            add(extended[0], index[leaf], min(float(scores[leaf]) + extended[1], float(scores[leaf])))
-    for node in order[room:].tolist():
-        if len(out_tokens) >= budget:
-            break
-        index[node] = add(int(tokens[node]), index[int(parents[node])], float(scores[node]))
-    _drop_duplicates(out_tokens, out_parents, out_scores)
-    return DraftTree.build(out_tokens, out_parents, out_scores)
-
-
-def _extension(
-    source: Interpolation,
-    tail: NDArray[np.int32],
-    tokens: NDArray[np.int32],
-    parents: NDArray[np.int32],
-    leaf: int,
-) -> tuple[int, float] | None:
     context = np.empty(source.context_length, np.int32)
-    fill_context(context, tail, tokens, parents, leaf)
-    found = source.predict(context)
-    return (found[0][0], float(np.log(max(min(found[0][1], 1.0), 1e-30)))) if found else None
-
-
-def _drop_duplicates(tokens: list[int], parents: list[int], scores: list[float]) -> None:
-    """Remove a later leaf that repeats an earlier sibling (an extension may name a child the search also chose)."""
-    seen: set[tuple[int, int]] = set()
-    index: list[int] = []
-    kept = 0
-    for i in range(len(tokens)):
-        parent = index[parents[i]] if parents[i] >= 0 else -1
-        edge = (parent, tokens[i])
-        if edge in seen:
-            index.append(next(k for k in range(kept) if (parents[k], tokens[k]) == edge))
-            continue
-        seen.add(edge)
-        tokens[kept], parents[kept], scores[kept] = tokens[i], parent, scores[i]
-        index.append(kept)
-        kept += 1
-    del tokens[kept:], parents[kept:], scores[kept:]
+    for leaf in leaves.tolist():
+        if len(edges) < budget and leaf in index:
+            fill_context(context, tail, tokens, parents, leaf)
+            for token, probability in source.predict(context)[:1]:
+                add(token, index[leaf], float(scores[leaf]) + float(np.log(min(max(probability, 1e-30), 1.0))))
+    for node in order[room:]:
+        if len(edges) < budget:
+            index[node] = add(int(tokens[node]), index[int(parents[node])], float(scores[node]))
+    return DraftTree.build([token for _, token in edges], [parent for parent, _ in edges], found)
