@@ -48,10 +48,9 @@ $(VENV)/.llamacpp: $(READY)
 	touch $@
 
 # vLLM pins versions of its own, so it lives apart. Its processor build wants vision packages that do not fit its torch.
-# Numba's compiled code is kept apart as well: the two environments have different versions of it. The command `vllm` asks
-# for the version of a package `vllm`, which the processor build is not called: it is told.
+# The command `vllm` asks for the version of a package `vllm`, which the processor build is not called: it is told.
 SERVE := .venv-vllm
-SERVING := NUMBA_CACHE_DIR=$(CURDIR)/$(SERVE)/numba LD_PRELOAD=$(CURDIR)/$(SERVE)/lib/libiomp5.so VLLM_CPU_KVCACHE_SPACE=2
+SERVING := LD_PRELOAD=$(CURDIR)/$(SERVE)/lib/libiomp5.so VLLM_CPU_KVCACHE_SPACE=2
 PROMPTS ?= tests/data/prompts.jsonl
 FOLDER := "from aded.engines.transformers.models import embedded_folder as folder; print(folder())"
 SERVE_PIP := $(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check

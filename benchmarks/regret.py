@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from aded.budget import MAX_DRAFT_TOKENS, AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget, MeasuredCost
+from aded.budget import MAX_DRAFT_TOKENS, AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget, MeasuredCost, Pass
 from aded.cli.options import Limit, curve_of, plain_table
 from aded.cli.progress import progress_bar
 from aded.drafters import create
@@ -55,6 +55,13 @@ class Regret:
         return self.chosen / self.fixed[self.best]
 
 
+class _OnCurve(AdaptiveBudget):
+    """Steps cost what the curve says, and not what a replay takes; drafting and learning cost nothing."""
+
+    def timed(self, step: Pass | None, drafting_s: float, learning_s: float) -> None:
+        """Nothing."""
+
+
 def regret(
     trace: Trace,
     make: Callable[[], Drafter],
@@ -70,7 +77,7 @@ def regret(
     """
     evidence = Evidence()
     budgets: list[Callable[[], Budget]] = [
-        lambda: AdaptiveBudget(MeasuredCost(curve), evidence=evidence if keep_state else None)
+        lambda: _OnCurve(MeasuredCost(curve), evidence=evidence if keep_state else None)
     ]
     budgets += [lambda nodes=nodes: FixedBudget(nodes) for nodes in fixed]  # type: ignore[misc]
     rates, nodes_used = [], 0.0
