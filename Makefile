@@ -52,7 +52,7 @@ $(VENV)/.llamacpp: $(READY)
 SERVE := .venv-vllm
 SERVING := LD_PRELOAD=$(CURDIR)/$(SERVE)/lib/libiomp5.so VLLM_CPU_KVCACHE_SPACE=2
 PROMPTS ?= tests/data/prompts.jsonl
-FOLDER := "from aded.engines.transformers.models import embedded_folder as folder; print(folder())"
+FOLDER := "from aded.engines.transformers.loading import embedded_folder as folder; print(folder())"
 SERVE_PIP := $(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check
 
 vllm: vllm-setup
