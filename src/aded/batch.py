@@ -58,6 +58,8 @@ class Drafts(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __iter__(self) -> Iterator[DraftTree]: ...
+
     @property
     def size(self) -> int:
         """Nodes of all drafts."""
@@ -144,7 +146,7 @@ class Chains:
     paths: NDArray[np.float32]
 
     @classmethod
-    def of(cls, trees: Sequence[DraftTree], longest: int) -> Chains:
+    def of(cls, trees: Drafts, longest: int) -> Chains:
         """Trees that are chains, as arrays of at most `longest` tokens each."""
         ids, paths = np.zeros((len(trees), longest), np.int32), np.zeros((len(trees), longest), np.float32)
         for i, tree in enumerate(trees):
@@ -162,7 +164,8 @@ class Chains:
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each chain, int64 (sequences,)."""
-        return (self.paths > 0).sum(1)
+        lengths: NDArray[np.int64] = (self.paths > 0).sum(1)
+        return lengths
 
     @property
     def size(self) -> int:

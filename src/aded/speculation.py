@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,20 +75,20 @@ class Speculator:
         self._later.append(lambda: self._drafts.start(slot, prompt))
         self.budget.start(slot)
 
-    def propose(self, slots: Sequence[int] | NDArray[np.int64], limits: Limits) -> Any:
+    def propose(self, slots: Sequence[int] | NDArray[np.int64], limits: Limits) -> Drafts:
         """A draft for each of these sequences, possibly empty: `Trees`, or `Chains` where no siblings are verified."""
-        places = np.asarray(slots, np.int64)
+        active = np.asarray(slots, np.int64)
         self.timer.propose()
         self.join()
         drafts: Drafts
-        cap = min(self.budget.draft_cap(places), limits.nodes)
+        cap = min(self.budget.draft_cap(active), limits.nodes)
         if cap > 0:
-            drafts = self._drafts.draft(places, cap, limits, self.budget.threshold)
+            drafts = self._drafts.draft(active, cap, limits, self.budget.threshold)
             if isinstance(drafts, Trees):
                 drafts = Trees([_within(tree, depth, limits) for tree, depth in zip(drafts, limits.depth, strict=True)])
-            drafts = self.budget.choose(places, drafts, self._emitted[places])
+            drafts = self.budget.choose(active, drafts, self._emitted[active])
         else:
-            drafts = Trees([DraftTree.empty()] * len(places))
+            drafts = Trees([DraftTree.empty()] * len(active))
         self.top_k = 0 if self.budget.in_backoff and not drafts.size else self._top_k
         self._proposed = drafts
         self.timer.proposed()
@@ -106,24 +105,24 @@ class Speculator:
             prompt_tokens: tokens of prompts that the pass took in besides; None where that is not known, or the time
                 since the proposal is not the pass's.
         """
-        places = np.asarray(slots, np.int64)
+        active = np.asarray(slots, np.int64)
         proposed, emitted = self._proposed, outcomes.emitted
         self.timer.observe()
         self.join()
-        self.budget.observe(places, outcomes)
-        self._emitted[places] += emitted
+        self.budget.observe(active, outcomes)
+        self._emitted[active] += emitted
         if isinstance(outcomes, Outcomes):
             due = self._due(outcomes)
             learn = self._drafts.observe(np.array([outcome.slot for outcome in due], np.int64), due)
         else:
-            learn = self._drafts.observe(places, outcomes)
-        if self._async_above is not None and len(places) > self._async_above:
+            learn = self._drafts.observe(active, outcomes)
+        if self._async_above is not None and len(active) > self._async_above:
             self._later.append(learn)
         else:
             learn()
         self.timer.observed()
         if proposed is not None:
-            step, count = None, len(places)
+            step, count = None, len(active)
             if prompt_tokens is not None and count:
                 tokens = self.budget.tokens(count, proposed)
                 step = Pass(count, tokens, int(emitted.sum()), prompt_tokens, self.timer.verify_s)

@@ -213,10 +213,10 @@ def _rectangle(
     """Weighted tokens of steps with 0, 1, ... nodes of each sequence, and each node's place within its sequence."""
     order = np.lexsort((-gains, draft))  # stable, as above
     sizes = np.bincount(draft, minlength=len(emitted))
-    places = np.arange(len(draft)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    position = np.arange(len(draft)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     rank = np.empty(len(draft), np.int64)
-    rank[order] = places
+    rank[order] = position
     table = np.zeros((len(emitted), int(sizes.max(initial=0)) + 1))
-    table[draft[order], places + 1] = gains[order]
+    table[draft[order], position + 1] = gains[order]
     weights = 0.5 ** ((emitted - emitted.min()) / _LEAD)
     return weights @ (1 + np.cumsum(table, axis=1)), rank

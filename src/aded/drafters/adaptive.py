@@ -314,7 +314,7 @@ class _Session:
 
     def draft(self, max_nodes: int) -> DraftTree:
         drafts = self._slots.draft(self._one, max_nodes, Limits([max_nodes]), 0.0)
-        return next(iter(drafts))  # type: ignore[call-overload, no-any-return]
+        return next(iter(drafts))
 
     def observe(self, outcome: Outcome) -> None:
         self._slots.learn(outcome)
