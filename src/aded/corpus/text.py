@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -59,25 +60,28 @@ def blocks_of_files(files: Sequence[Path]) -> Iterator[Block]:
 
     A file that begins with zero bytes among others is no text and is left out; zero bytes further on are dropped.
     """
-    position = 0
-    for file in files:
-        with file.open("rb") as stream:
-            rest = b""
-            while data := stream.read(_BLOCK):
-                if b"\0" in data:
-                    if stream.tell() == len(data):
-                        break  # not a text
-                    data = data.replace(b"\0", b"")
-                cut = data.rfind(b"\n") + 1
-                if not cut and len(rest) < 4 * _BLOCK:
-                    rest += data
-                    continue
-                whole, rest = rest + data[: cut or len(data)], data[cut or len(data) :]
-                position += 1
-                yield Block(whole.decode("utf-8", errors="ignore"), position, len(whole))
-            if rest:
-                position += 1
-                yield Block(rest.decode("utf-8", errors="ignore"), position, len(rest))
+    pieces = chain.from_iterable(map(_pieces, files))
+    for position, piece in enumerate(pieces, 1):
+        yield Block(piece.decode("utf-8", errors="ignore"), position, len(piece))
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    rest = b""
+    with file.open("rb") as stream:
+        while data := stream.read(_BLOCK):
+            if b"\0" in data:
+                if stream.tell() == len(data):
+                    return  # not a text
+                data = data.replace(b"\0", b"")
+            cut = data.rfind(b"\n") + 1
+            if not cut and len(rest) < 4 * _BLOCK:
+                rest += data
+                continue
+            cut = cut or len(data)
+            yield rest + data[:cut]
+            rest = data[cut:]
+    if rest:
+        yield rest
 
 
 def blocks_of_texts(texts: Iterable[str]) -> Iterator[Block]:
@@ -144,31 +148,31 @@ def learn_blocks(
         raise CorpusFileError("this model's tokenizer has no fast version, which building from text needs")
     size = tokens = 0
     saved = time.monotonic()
-
-    def learn(block: Block, ids: NDArray[np.int32]) -> None:
-        nonlocal size, tokens, saved
-        table.learn_text(ids)
-        size, tokens = size + block.size, tokens + len(ids)
-        progress(size, tokens)
-        if time.monotonic() - saved > _CHECKPOINT_S:
-            Corpus.write(table, partial, {**about, "blocks": block.position})
-            saved = time.monotonic()
-
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(backend.to_str(),))
-    waiting: deque[tuple[Block, Future[NDArray[np.int32]]]] = deque()
-    with pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (backend.to_str(),)) as pool:
         try:
-            for block in blocks:
-                if block.position <= done:
-                    continue
-                waiting.append((block, pool.submit(_tokens, block.text)))
-                if len(waiting) > 2 * processes:  # the rest of the text stays on disk
-                    first, future = waiting.popleft()
-                    learn(first, future.result())
-            while waiting:
-                first, future = waiting.popleft()
-                learn(first, future.result())
+            # Two blocks a process are under way; the rest of the text stays on disk.
+            for block, ids in _tokenised(pool, (block for block in blocks if block.position > done), 2 * processes):
+                table.learn_text(ids)
+                size, tokens = size + block.size, tokens + len(ids)
+                progress(size, tokens)
+                if time.monotonic() - saved > _CHECKPOINT_S:
+                    Corpus.write(table, partial, {**about, "blocks": block.position})
+                    saved = time.monotonic()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return size, tokens
+
+
+def _tokenised(
+    pool: ProcessPoolExecutor, blocks: Iterable[Block], most: int
+) -> Iterator[tuple[Block, NDArray[np.int32]]]:
+    """Blocks in order with their tokens; at most so many wait."""
+    waiting: deque[tuple[Block, Future[NDArray[np.int32]]]] = deque()
+    for block in blocks:
+        waiting.append((block, pool.submit(_tokens, block.text)))
+        if len(waiting) > most:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
