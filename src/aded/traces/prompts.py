@@ -26,6 +26,10 @@ class Prompt:
     turns: tuple[str, ...]
     output: str | None = None
 
+    def turn_name(self, turn: int) -> str:
+        """Its name; turns after the first (0) add a dot and their number."""
+        return self.name if turn == 0 else f"{self.name}.{turn + 1}"
+
 
 def read_prompts(
     path: str | Path, *, limit: int | None = None, per_category: int | None = None, skip: int = 0
@@ -68,14 +72,10 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
         entry: dict[str, Any] = json.loads(line)
     except ValueError as error:
         raise PromptFileError(f"line {number} of {path} is not JSON: {error}; correct or remove it") from error
-    turns = entry.get("turns", [entry["prompt"]] if "prompt" in entry else None)
+    turns = entry.get("turns", [entry.get("prompt")])
+    texts = isinstance(turns, list) and turns and all(isinstance(turn, str) and turn for turn in turns)
     output = entry.get("output")
-    if (
-        not isinstance(turns, list)
-        or not turns
-        or not all(isinstance(turn, str) and turn for turn in turns)
-        or not isinstance(output, str | None)
-    ):
+    if not texts or not isinstance(output, str | None):
         raise PromptFileError(
             f'line {number} of {path} has no prompt; it needs "prompt" (a text) or "turns" (a list of texts)'
         )

@@ -42,24 +42,18 @@ def record(
     out = Path(out)
     if out.is_dir() or not out.suffix:
         out = out / "trace.safetensors"
-    about = {
-        "model": loaded.name,
-        "dtype": loaded.facts()["dtype"],
-        "vocab_size": loaded.vocab_size,
-        "fingerprint": loaded.fingerprint,
-        "max_new_tokens": max_new_tokens,
-        "top_k": top_k,
-        "temperature": temperature,
-        "seed": seed,
-    }
-    parts = _open_parts(out, {**about, "batch_size": batch_size, "prompts": _name(prompts)})
-    total, done = sum(len(prompt.turns) for prompt in prompts), 0
+    decoding: dict[str, Any] = {"max_new_tokens": max_new_tokens, "top_k": top_k, "temperature": temperature}
+    about = {**_about(loaded), "dtype": loaded.facts()["dtype"], **decoding, "seed": seed}
+    texts = digest(json.dumps([(prompt.name, prompt.turns) for prompt in prompts]).encode())
+    parts = _open_parts(out, {**about, "batch_size": batch_size, "prompts": texts})
+    total = sum(len(prompt.turns) for prompt in prompts)
     answers: dict[tuple[int, int], TracedSequence] = {}
     for turn in range(max(len(prompt.turns) for prompt in prompts)):
-        work = {}
-        for index, prompt in enumerate(prompts):
-            if turn < len(prompt.turns):
-                work[index] = _conversation(loaded, prompt, [answers[index, t] for t in range(turn)])
+        work = {
+            index: _conversation(loaded, prompt, [answers[index, t] for t in range(turn)])
+            for index, prompt in enumerate(prompts)
+            if turn < len(prompt.turns)
+        }
         order = sorted(work, key=lambda index: len(work[index]))  # alike lengths share a batch: little padding
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -67,27 +61,14 @@ def record(
             if part.is_file():
                 made = Trace.load(part).sequences
             else:
-                found = loaded.recorded(
-                    [work[i] for i in chosen],
-                    max_new_tokens=max_new_tokens,
-                    top_k=top_k,
-                    temperature=temperature,
-                    seed=seed + 7919 * turn + start,
-                )
+                found = loaded.recorded([work[i] for i in chosen], seed=seed + 7919 * turn + start, **decoding)
                 made = [
-                    TracedSequence(
-                        _label(prompts[i], turn),
-                        prompts[i].category,
-                        np.asarray(work[i], np.int32),
-                        answer.tokens,
-                        answer.top_ids,
-                        answer.top_probs,
-                    )
+                    _traced(prompts[i], turn, work[i], answer.tokens, answer.top_ids, answer.top_probs)
                     for i, answer in zip(chosen, found, strict=True)
                 ]
                 Trace(made, about).save(part)
             answers.update({(index, turn): sequence for index, sequence in zip(chosen, made, strict=True)})
-            progress(done := done + len(chosen), total)
+            progress(len(answers), total)
     trace = Trace([answers[key] for key in sorted(answers)], about)
     trace.save(out)
     shutil.rmtree(parts)
@@ -104,27 +85,19 @@ def from_texts(loaded: LoadedModel, prompts: list[Prompt], out: str | Path) -> T
     for prompt in prompts:
         if prompt.output is None or len(prompt.turns) != 1:
             raise PromptFileError(f'the prompt {prompt.name} has no "output"; each line needs "prompt" and "output"')
-        ids = loaded.prompt_tokens([{"role": "user", "content": prompt.turns[0]}])
-        output = loaded.encode(prompt.output)
-        sequences.append(
-            TracedSequence(prompt.name, prompt.category, np.asarray(ids, np.int32), np.asarray(output, np.int32))
-        )
-    about = {
-        "model": loaded.name,
-        "vocab_size": loaded.vocab_size,
-        "fingerprint": loaded.fingerprint,
-    }
-    trace = Trace(sequences, about)
+        sequences.append(_traced(prompt, 0, _conversation(loaded, prompt, []), loaded.encode(prompt.output)))
+    trace = Trace(sequences, _about(loaded))
     trace.save(out)
     return trace
 
 
-def _label(prompt: Prompt, turn: int) -> str:
-    return prompt.name if turn == 0 else f"{prompt.name}.{turn + 1}"
+def _about(loaded: LoadedModel) -> dict[str, Any]:
+    return {"model": loaded.name, "vocab_size": loaded.vocab_size, "fingerprint": loaded.fingerprint}
 
 
-def _name(prompts: list[Prompt]) -> str:
-    return digest(json.dumps([(p.name, p.turns) for p in prompts]).encode())
+def _traced(prompt: Prompt, turn: int, ids: list[int], output: Any, *tops: Any) -> TracedSequence:
+    tokens = np.asarray(ids, np.int32), np.asarray(output, np.int32)
+    return TracedSequence(prompt.turn_name(turn), prompt.category, *tokens, *tops)
 
 
 def _open_parts(out: Path, settings: dict[str, Any]) -> Path:
@@ -145,10 +118,9 @@ def _open_parts(out: Path, settings: dict[str, Any]) -> Path:
 
 
 def _conversation(loaded: LoadedModel, prompt: Prompt, answers: list[TracedSequence]) -> list[int]:
-    messages = []
-    for turn, answer in zip(prompt.turns, answers, strict=False):
+    """The tokens of the turn after these answers, with all that was said before it."""
+    messages = [{"role": "user", "content": prompt.turns[0]}]
+    for answer, turn in zip(answers, prompt.turns[1:], strict=False):
+        messages.append({"role": "assistant", "content": loaded.decode(answer.output.tolist())})
         messages.append({"role": "user", "content": turn})
-        text = loaded.decode(answer.output.tolist())
-        messages.append({"role": "assistant", "content": text})
-    messages.append({"role": "user", "content": prompt.turns[len(answers)]})
     return loaded.prompt_tokens(messages)

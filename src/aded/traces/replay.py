@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,47 +21,28 @@ from aded.stats import Stats
 from aded.traces.trace import Trace, TracedSequence
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["Result", "decode_sequence", "learn", "replay"]
+__all__ = ["Result", "acceptance_by_depth", "decode_sequence", "learn", "replay"]
 
 MAX_DEPTH = 16
 
 
-class _Scores:
-    """What the trace says after the root and after each node that lies on its path; other nodes were never scored."""
-
-    def __init__(self, sequence: TracedSequence, position: int, tree: DraftTree, top_k: int) -> None:
-        self._sequence, self._position, self._tree, self._top_k = sequence, position, tree, top_k
-        self._rows: list[int] = []
-
-    def choose(self, row: int) -> int:
-        self._rows.append(row)
-        return int(self._sequence.output[self._position + len(self._rows) - 1])
-
-    def top_k(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-        all_ids, all_probs = self._sequence.top_ids, self._sequence.top_probs
-        if not self._top_k or all_ids is None or all_probs is None:
-            return None
-        k = min(self._top_k, all_ids.shape[1])
-        ids = np.full((len(self._tree) + 1, k), -1, np.int32)
-        probs = np.zeros((len(self._tree) + 1, k), np.float32)
-        seen = slice(self._position, self._position + len(self._rows))
-        ids[self._rows], probs[self._rows] = all_ids[seen, :k], all_probs[seen, :k]
-        return ids, probs
-
-
 class _TraceEngine:
+    """The trace in the model's place, and what it says of a tree: nodes off the trace's path were never scored."""
+
     def __init__(self, sequence: TracedSequence, most: int | None) -> None:
         self._sequence, self._end, self._position = sequence, len(sequence.output[:most]), 0
 
-    def prefill(self, top_k: int) -> list[_Scores]:
-        return [_Scores(self._sequence, 0, DraftTree.empty(), top_k)]
+    def prefill(self, top_k: int) -> list[_TraceEngine]:
+        return self.verify([0], [DraftTree.empty()], top_k)
 
     def limits(self, slots: Sequence[int]) -> Limits:
         # A path of d drafted tokens emits d + 1: deeper levels could never be used.
         return Limits([self._end - self._position - 1])
 
-    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[_Scores]:
-        return [_Scores(self._sequence, self._position, tree, top_k) for tree in trees]
+    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[_TraceEngine]:
+        self._start, self._nodes, self._top_k = self._position, len(trees[0]) + 1, top_k
+        self._rows: list[int] = []
+        return [self]
 
     def append(self, slot: int, token: int) -> bool:
         self._position += 1
@@ -67,23 +50,19 @@ class _TraceEngine:
 
     def commit(self, outcomes: Outcomes) -> None: ...
 
+    def choose(self, row: int) -> int:
+        self._rows.append(row)
+        return int(self._sequence.output[self._start + len(self._rows) - 1])
 
-@dataclass
-class _Tally:
-    """Sums over sequences."""
-
-    sequences: int = 0
-    stats: Stats = field(default_factory=Stats)
-    reached: NDArray[np.int64] = field(default_factory=lambda: np.zeros(MAX_DEPTH, np.int64))
-    drafting_steps: int = 0
-
-    def add(self, other: Stats, accepted: list[int]) -> None:
-        self.sequences += 1
-        for name in ("tokens", "steps", "accepted", "drafted", "draft_s", "learn_s"):
-            setattr(self.stats, name, getattr(self.stats, name) + getattr(other, name))
-        self.drafting_steps += len(accepted)
-        for depth in accepted:
-            self.reached[: min(depth, MAX_DEPTH)] += 1
+    def top_k(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+        all_ids, all_probs = self._sequence.top_ids, self._sequence.top_probs
+        if not self._top_k or all_ids is None or all_probs is None:
+            return None
+        k = min(self._top_k, all_ids.shape[1])
+        ids, probs = np.full((self._nodes, k), -1, np.int32), np.zeros((self._nodes, k), np.float32)
+        seen = slice(self._start, self._start + len(self._rows))
+        ids[self._rows], probs[self._rows] = all_ids[seen, :k], all_probs[seen, :k]
+        return ids, probs
 
 
 @dataclass(frozen=True)
@@ -119,21 +98,11 @@ def learn(drafter: Drafter, trace: Trace) -> None:
         return
     for sequence in trace.sequences:
         session = drafter.start(sequence.prompt.tolist())
+        ids, probs = (sequence.top_ids, sequence.top_probs) if drafter.top_k else (None, None)
         for position, token in enumerate(sequence.output.tolist()):
-            top = slice(position, position + 1)
-            ids = None if sequence.top_ids is None else sequence.top_ids[top, : drafter.top_k]
-            probs = None if sequence.top_probs is None else sequence.top_probs[top, : drafter.top_k]
-            if not drafter.top_k:
-                ids = probs = None
-            session.observe(Outcome([token], DraftTree.empty(), ids, probs))
-
-
-def _snapshot(drafter: Drafter) -> Drafter | None:
-    """A copy to begin each sequence from; None if this drafter cannot be copied and must learn anew."""
-    try:
-        return copy.deepcopy(drafter)
-    except TypeError:
-        return None
+            at = np.s_[position : position + 1, : drafter.top_k]
+            tops = None if ids is None else ids[at], None if probs is None else probs[at]
+            session.observe(Outcome([token], DraftTree.empty(), *tops))
 
 
 def decode_sequence(
@@ -169,40 +138,55 @@ def replay(
 
     Nodes off the trace's path have no recorded scores and teach nothing here; live, they do.
     """
-    drafter = make()
-    if warm is not None:
-        learn(drafter, warm)
-    snapshot = None if keep_state or warm is None else _snapshot(drafter)
-    total, categories = _Tally(), dict[str, _Tally]()
+
+    def begin() -> Drafter:
+        drafter = make()
+        if warm is not None:
+            learn(drafter, warm)
+        return drafter
+
+    drafter, again = begin(), begin
+    if warm is not None and not keep_state:
+        with suppress(TypeError):  # a drafter that cannot be copied learns it anew
+            again = partial(copy.deepcopy, copy.deepcopy(drafter))
     for sequence in trace.sequences[:1]:  # compiles what is not compiled yet, outside the times
         decode_sequence(sequence, make(), FixedBudget(max_draft_tokens), most=8)
+    accepted: list[int] = []
+    categories: dict[str, list[Stats]] = {}
     for done, sequence in enumerate(trace.sequences, 1):
         if not keep_state and done > 1:
-            drafter = make() if snapshot is None else copy.deepcopy(snapshot)
-            if snapshot is None and warm is not None:
-                learn(drafter, warm)
+            drafter = again()
         stats, outcomes = decode_sequence(sequence, drafter, FixedBudget(max_draft_tokens))
-        accepted = [outcome.accepted for outcome in outcomes]
-        for tally in (total, categories.setdefault(sequence.category, _Tally())):
-            tally.add(stats, accepted)
+        accepted += [outcome.accepted for outcome in outcomes]
+        categories.setdefault(sequence.category, []).append(stats)
         progress(done)
     size = getattr(drafter, "nbytes", None)
-    sums = total.stats
-    verified = max(total.drafting_steps, 1)
-    reached = total.reached / verified
+    sums = {category: _sum(parts) for category, parts in categories.items()}
+    total = _sum(list(sums.values()))
     return Result(
         drafter=name,
         max_draft_tokens=max_draft_tokens,
-        mat=sums.mean_accepted_tokens,
-        tokens=sums.tokens,
-        steps=sums.steps,
-        nodes_used=sums.drafted / verified,
-        draft_ms=1e3 * sums.draft_s / max(sums.steps, 1),
-        learn_ms=1e3 * sums.learn_s / max(sums.steps, 1),
+        mat=total.mean_accepted_tokens,
+        tokens=total.tokens,
+        steps=total.steps,
+        nodes_used=total.drafted / max(len(accepted), 1),
+        draft_ms=1e3 * total.draft_s / max(total.steps, 1),
+        learn_ms=1e3 * total.learn_s / max(total.steps, 1),
         state_mb=None if size is None else size / 2**20,
-        acceptance_by_depth=[float(share) for share in reached[: int((reached > 0).sum())]],
+        acceptance_by_depth=acceptance_by_depth(accepted),
         by_category={
-            category: {"mat": t.stats.mean_accepted_tokens, "sequences": t.sequences, "tokens": t.stats.tokens}
-            for category, t in categories.items()
+            category: {"mat": part.mean_accepted_tokens, "sequences": len(categories[category]), "tokens": part.tokens}
+            for category, part in sums.items()
         },
     )
+
+
+def _sum(parts: Sequence[Stats]) -> Stats:
+    names = ("tokens", "steps", "drafted", "draft_s", "learn_s")
+    return Stats(**{name: sum(getattr(part, name) for part in parts) for name in names})
+
+
+def acceptance_by_depth(accepted: Sequence[int]) -> list[float]:
+    """Share of verification steps that accept at least 1, 2, ... drafted tokens."""
+    deepest = min(max(accepted, default=0), MAX_DEPTH)
+    return [sum(count >= depth for count in accepted) / len(accepted) for depth in range(1, deepest + 1)]

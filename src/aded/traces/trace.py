@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class TracedSequence:
     """One answer.
 
     Attributes:
-        name: of the prompt; turns after the first add a dot and their number.
+        name: see `Prompt.turn_name`.
         category: what it is reported under.
         prompt: int32, (p,): the token ids given.
         output: int32, (n,): the token ids generated.
@@ -58,14 +58,13 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write one file; ids take two bytes each where the vocabulary allows, probabilities float16."""
-        small = all(int(s.prompt.max(initial=0)) < 2**16 and _largest(s) < 2**16 for s in self.sequences)
-        ids = np.uint16 if small else np.uint32
-        arrays: dict[str, NDArray[Any]] = {
-            "prompts": _join((s.prompt for s in self.sequences), ids),
-            "outputs": _join((s.output for s in self.sequences), ids),
-            "prompt_lengths": np.array([len(s.prompt) for s in self.sequences], np.int64),
-            "output_lengths": np.array([len(s.output) for s in self.sequences], np.int64),
-        }
+        arrays: dict[str, NDArray[Any]] = {}
+        all_ids = [array for s in self.sequences for array in (s.prompt, s.output, s.top_ids) if array is not None]
+        ids = np.uint16 if all(array.max(initial=0) < 2**16 for array in all_ids) else np.uint32
+        for name in ("prompt", "output"):
+            parts = [getattr(s, name) for s in self.sequences]
+            arrays[f"{name}s"] = np.concatenate([np.empty(0, np.int32), *parts]).astype(ids)
+            arrays[f"{name}_lengths"] = np.array([len(part) for part in parts], np.int64)
         tops = [(s.top_ids, s.top_probs) for s in self.sequences if s.top_ids is not None and s.top_probs is not None]
         if tops and len(tops) != len(self.sequences):
             raise TraceFileError("a trace holds likeliest tokens for all of its sequences or for none")
@@ -95,14 +94,6 @@ class Trace:
             return cls([TracedSequence(*row) for row in rows], header["about"])
         except (KeyError, ValueError) as error:
             raise TraceFileError(f"the trace {path} is damaged ({error}); record it again") from error
-
-
-def _largest(sequence: TracedSequence) -> int:
-    return max(int(a.max(initial=0)) for a in (sequence.output, sequence.top_ids) if a is not None)
-
-
-def _join(parts: Iterable[NDArray[Any]], dtype: type) -> NDArray[Any]:
-    return np.concatenate([np.empty(0, np.int32), *parts]).astype(dtype)
 
 
 def _split(array: NDArray[Any], lengths: NDArray[np.int64], dtype: type = np.int32) -> list[NDArray[Any]]:
