@@ -1,22 +1,34 @@
-"""The live benchmark: contenders take turns prompt by prompt, each answer checked against plain decoding's."""
+"""The benchmark's runs: contenders take turns prompt by prompt, each answer checked against plain decoding's.
+
+What these cannot show in the time comes from the same prompts replayed at many budgets.
+"""
 
 from __future__ import annotations
 
 import itertools
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from aded.bench.contenders import PLAIN, Contender
 from aded.bench.requests import requests
 from aded.engines.base.loaded import LoadedModel
 from aded.traces.prompts import Prompt
+from aded.traces.record import record
+from aded.traces.replay import replay
 
-__all__ = ["Run", "measure"]
+__all__ = ["NODES", "Run", "mat_by_nodes", "measure"]
+
+NODES = (1, 2, 4, 8, 16, 32, 64)
+_COUNTED = ("steps", "draft_s", "verify_s", "learn_s", "drafted")
+_VERDICT = ("identical", "tie", "first_difference", "margin", "noise")
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Run:
     """One answer of one contender. Times are in seconds.
 
     Attributes:
-        prompt: its name; turns after the first add a dot and their number.
+        prompt: its name, see `Prompt.turn_name`.
         tokens, steps: emitted tokens and forward passes of the target, the prompt's included.
         seconds: from the call to the whole answer.
         first_s: from the call to the first token.
@@ -34,8 +46,7 @@ class Run:
         peak_mb: most memory in use by the process (on a GPU: by tensors), all contenders' state included, in MiB.
         identical: whether the output is plain decoding's.
         tie: whether it differs only where two scores tie within rounding.
-        first_difference, margin, noise: where it first differs, how far that token's score lies below the best, and
-            the rounding noise; None without a difference.
+        first_difference, margin, noise: where it differs, how far below the best score, the rounding noise; or None.
     """
 
     contender: str
@@ -59,36 +70,29 @@ class Run:
     noise: float | None = None
 
 
-@dataclass
-class _Peak:
-    """Most memory in use while it watches, in MiB."""
+@contextmanager
+def _memory(gpu: Any) -> Iterator[Callable[[], float]]:
+    """Watches memory; what it yields tells, afterwards, the most that was in use meanwhile, in MiB."""
+    if gpu is not None:
+        import torch
 
-    mb: float = 0.0
-    _stop: threading.Event = field(default_factory=threading.Event)
+        torch.cuda.reset_peak_memory_stats(gpu)
+        yield lambda: torch.cuda.max_memory_allocated(gpu) / 2**20
+        return
+    process, stop = psutil.Process(), threading.Event()
+    seen = [process.memory_info().rss]
 
-    @contextmanager
-    def watch(self, gpu: Any) -> Iterator[None]:
-        if gpu is not None:
-            import torch
+    def look() -> None:
+        while not stop.wait(0.05):
+            seen.append(process.memory_info().rss)
 
-            torch.cuda.reset_peak_memory_stats(gpu)
-            yield
-            self.mb = torch.cuda.max_memory_allocated(gpu) / 2**20
-            return
-        process = psutil.Process()
-
-        def look() -> None:
-            while not self._stop.wait(0.05):
-                self.mb = max(self.mb, process.memory_info().rss / 2**20)
-
-        self.mb = process.memory_info().rss / 2**20
-        thread = threading.Thread(target=look, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            thread.join()
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield lambda: max(seen) / 2**20
+    finally:
+        stop.set()
+        thread.join()
 
 
 def measure(
@@ -136,10 +140,9 @@ def measure(
             for contender in [*contenders[shift:], *contenders[:shift]]:
                 if not keep_state and request.first:
                     contender.forget()
-                peak = _Peak()
-                with peak.watch(loaded.gpu):
+                with _memory(loaded.gpu) as peak:
                     answers[contender.name] = contender.answer(request.ids, **settings)
-                peaks[contender.name] = peak.mb
+                peaks[contender.name] = peak()
             plain = answers[PLAIN]
             runs = []
             for contender in contenders:
@@ -147,24 +150,16 @@ def measure(
                 key = (request.name, settings["seed"], str(answer.rows))
                 if key not in verdicts:
                     checked = contender.check(request.ids, plain, answer, **settings)
-                    keys = ("identical", "tie", "first_difference", "margin", "noise")
-                    verdicts[key] = {key: checked[key] for key in keys}
-                stats = answer.stats
+                    verdicts[key] = {name: checked[name] for name in _VERDICT}
                 runs.append(
                     Run(
                         contender=contender.name,
                         prompt=request.name,
                         category=request.category,
                         repeat=repeat,
-                        tokens=answer.tokens,
-                        steps=stats.steps,
-                        seconds=answer.seconds,
-                        first_s=answer.first_s,
-                        draft_s=stats.draft_s,
-                        verify_s=stats.verify_s,
-                        learn_s=stats.learn_s,
-                        drafted=stats.drafted,
-                        accepted=_accepted(stats.from_draft[len(answer.rows) :]),
+                        **{name: getattr(answer, name) for name in ("tokens", "seconds", "first_s")},
+                        **{name: getattr(answer.stats, name) for name in _COUNTED},
+                        accepted=_accepted(answer.stats.from_draft[len(answer.rows) :]),
                         peak_mb=peaks[contender.name],
                         **verdicts[key],
                     )
@@ -176,11 +171,29 @@ def measure(
 
 def _accepted(from_draft: Sequence[bool]) -> list[int]:
     """Drafted tokens accepted by each step: each ends with one that was not drafted."""
-    counts, run = [], 0
-    for drafted in from_draft:
-        if drafted:
-            run += 1
-        else:
-            counts.append(run)
-            run = 0
-    return counts if run == 0 else [*counts, run]
+    ends = [-1, *(i for i, drafted in enumerate(from_draft) if not drafted), len(from_draft)]
+    counts: list[int] = (np.diff(ends) - 1).tolist()
+    return counts if counts[-1] else counts[:-1]
+
+
+def mat_by_nodes(
+    loaded: LoadedModel,
+    contenders: Sequence[Contender],
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    keep_state: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, list[float]]:
+    """MAT of each drafter among the contenders at each of `NODES`, on recorded answers to the prompts."""
+    drafting = [contender for contender in contenders if not contender.native and contender.name != "none"]
+    if not drafting:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        trace = record(loaded, list(prompts), Path(folder) / "trace.safetensors", max_new_tokens=max_new_tokens)
+    found: dict[str, list[float]] = {contender.name: [] for contender in drafting}
+    for contender, nodes in itertools.product(drafting, NODES):
+        result = replay(trace, contender.name, contender.drafter, nodes, keep_state=keep_state)
+        found[contender.name].append(result.mat)
+        progress(sum(map(len, found.values())), len(drafting) * len(NODES))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from aded.engines.base.loaded import LoadedModel
@@ -17,7 +18,7 @@ class Request:
     """Prompts to answer at once.
 
     Attributes:
-        name: the prompt's; turns after the first add a dot and their number, a batch names its first and its last.
+        name: see `Prompt.turn_name`; a batch names its first and its last.
         first: whether it begins a conversation.
         ids: as the engine's runner takes them; of a batch a tensor (rows, length), padded on the left.
         mask: a tensor (rows, length), 0 at padding; None for a single prompt.
@@ -46,20 +47,17 @@ def requests(loaded: LoadedModel, prompts: Sequence[Prompt], batch_size: int = 1
             def reply(answer: str, messages: list[dict[str, str]] = messages) -> None:
                 messages.append({"role": "assistant", "content": answer})
 
-            name = prompt.name if turn == 0 else f"{prompt.name}.{turn + 1}"
-            yield Request(name, prompt.category, turn == 0, loaded.prompt_ids(messages), None, reply)
+            ids = loaded.prompt_ids(messages)
+            yield Request(prompt.turn_name(turn), prompt.category, turn == 0, ids, None, reply)
 
 
 def _batch(loaded: LoadedModel, prompts: Sequence[Prompt]) -> Request:
     import torch  # only the engine that takes batches has it
 
     rows = [loaded.prompt_ids([{"role": "user", "content": prompt.turns[0]}])[0] for prompt in prompts]
-    # `pad_sequence` pads on the right: turned round, that is on the left.
-    pad = torch.nn.utils.rnn.pad_sequence
-    ids = pad([row.flip(0) for row in rows], batch_first=True).flip(1)
-    mask = pad([torch.ones_like(row) for row in rows], batch_first=True).flip(1)
-    categories = sorted({prompt.category for prompt in prompts})
-    category = categories[0] if len(categories) == 1 else "mixed"
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+    ids, mask = pad(rows), pad([torch.ones_like(row) for row in rows])
+    category = prompts[0].category if len({prompt.category for prompt in prompts}) == 1 else "mixed"
     name = prompts[0].name if len(prompts) == 1 else f"{prompts[0].name}-{prompts[-1].name}"
     return Request(name, category, True, ids, mask, lambda answer: None)
 

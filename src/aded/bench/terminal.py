@@ -16,13 +16,15 @@ __all__ = ["plot", "show"]
 
 def show(report: dict[str, Any], console: Console) -> None:
     """Print the figures of every contender, then speedups by category; of long prompts, decoding's alone as well."""
-    results = report["results"]
-    table = Table(title=_title(report), title_justify="left", box=SIMPLE, show_edge=False, padding=0)
+    environment, results = report["environment"], report["results"]
     long = report["settings"].get("context") is not None  # then the prompts are most of the work
-    names = ["contender", "tokens/s", "speedup", "quartiles", "MAT", "first", "drafting", "outputs"]
-    if long:
-        names[3] = "decoding"
-    for name in names:
+    title = (
+        f"{environment['model']} ({environment['dtype']}, {environment['threads']} threads): "
+        f"{results[0]['prompts']} requests, {results[0]['repeats']} times"
+    )
+    table = Table(title=title, title_justify="left", box=SIMPLE, show_edge=False, padding=0)
+    fourth = "decoding" if long else "quartiles"
+    for name in ("contender", "tokens/s", "speedup", fourth, "MAT", "first", "drafting", "outputs"):
         table.add_column(name, justify="left" if name in ("contender", "outputs") else "right", no_wrap=True)
     for result in results:
         looped = result["draft_share"] + result["verify_share"] > 0
@@ -37,37 +39,38 @@ def show(report: dict[str, Any], console: Console) -> None:
             _outputs(result),
         )
     console.print(table)
-    categories = results[0]["by_category"]
-    if len(categories) > 1:
-        parts = Table(
-            title="Median speedup by category", title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False
-        )
-        parts.add_column("category")
+    if groups := _by_category(results):
+        title = "Median speedup by category"
+        parts = Table("category", title=title, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False)
         for result in results[1:]:
             parts.add_column(result["drafter"], justify="right")
-        for category in categories:
-            parts.add_row(category, *(f"{r['by_category'][category]['speedup']:.2f}x" for r in results[1:]))
+        for category, speedups in groups.items():
+            parts.add_row(category, *(f"{speedup:.2f}x" for speedup in speedups[1:]))
         console.print(parts)
 
 
 def plot(report: dict[str, Any], console: Console) -> None:
     """Draw every contender's median speedup as a bar, over all requests and by category."""
     results = report["results"]
-    groups = {"all requests": {result["drafter"]: result["speedup"] for result in results}}
-    categories = results[0]["by_category"]
-    for category in categories if len(categories) > 1 else ():
-        groups[category] = {result["drafter"]: result["by_category"][category]["speedup"] for result in results}
-    most = max(speedup for group in groups.values() for speedup in group.values())
-    for title, group in groups.items():
+    names = [result["drafter"] for result in results]
+    groups = {"all requests": [result["speedup"] for result in results], **_by_category(results)}
+    most, width = max(map(max, groups.values())), max(map(len, names))
+    for title, speedups in groups.items():
         console.print(f"[bold]{title}[/bold]")
         grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=max(map(len, group)), no_wrap=True)
-        grid.add_column(width=max(min(console.width, 100) - max(map(len, group)) - 8, 10))
+        grid.add_column(width=width, no_wrap=True)
+        grid.add_column(width=max(min(console.width, 100) - width - 8, 10))
         grid.add_column(justify="right")
-        for name, speedup in group.items():
+        for name, speedup in zip(names, speedups, strict=True):
             colour = "bright_black" if name == PLAIN else "green" if speedup > 1 else "red"
             grid.add_row(name, Bar(most, 0, speedup, color=colour), f"{speedup:.2f}x")
         console.print(grid)
+
+
+def _by_category(results: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Every contender's speedup in each category; nothing where one category is all there is."""
+    found = {name: [result["by_category"][name]["speedup"] for result in results] for name in results[0]["by_category"]}
+    return found if len(found) > 1 else {}
 
 
 def _after_first(result: dict[str, Any]) -> str:
@@ -82,12 +85,3 @@ def _outputs(result: dict[str, Any]) -> str:
         return f"[red]{result['differences']} differ[/red], {result['ties']} tie"
     same = result["prompts"] - result["ties"]
     return f"[green]{same} same[/green], [yellow]{result['ties']} tie[/yellow]"
-
-
-def _title(report: dict[str, Any]) -> str:
-    environment = report["environment"]
-    first = report["results"][0]
-    return (
-        f"{environment['model']} ({environment['dtype']}, {environment['threads']} threads): "
-        f"{first['prompts']} requests, {first['repeats']} times"
-    )

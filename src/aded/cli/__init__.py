@@ -9,7 +9,7 @@ from aded.errors import AdedError
 try:
     import typer
 
-    from aded.cli import answer, bench, calibrate, corpus, trace
+    from aded.cli import answer, bench, corpus, trace
     from aded.cli.options import Commands
 except ModuleNotFoundError:  # pragma: no cover - only without the extra
     sys.exit('the aded command needs its extra: pip install "aded[cli]"')
@@ -26,7 +26,7 @@ app = typer.Typer(
 app.command()(answer.generate)
 app.command()(answer.chat)
 app.command()(bench.bench)
-app.command()(calibrate.calibrate)
+app.command()(bench.calibrate)
 app.add_typer(trace.app, name="trace")
 app.add_typer(corpus.app, name="corpus")
 

@@ -10,61 +10,34 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from aded.cli.engines import open_runner
-from aded.cli.options import (
-    Compile,
-    CorpusFile,
-    DrafterName,
-    Dtype,
-    Engine,
-    MaxDraftTokens,
-    Model,
-    NewTokens,
-    Seed,
-    ShowDrafts,
-    State,
-    Temperature,
-    Threads,
-    TopP,
-    most_of,
-)
+from aded.cli import options
+from aded.cli.options import open_runner
 
 __all__ = ["chat", "generate"]
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")],
-    engine: Engine = "transformers",
-    model: Model = None,
-    drafter: DrafterName = "adaptive",
-    max_draft_tokens: MaxDraftTokens = "auto",
-    compile: Compile = False,
-    max_new_tokens: NewTokens = 256,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
-    dtype: Dtype = None,
-    threads: Threads = None,
-    state: State = None,
-    corpus: CorpusFile = None,
+    engine: options.Engine = "transformers",
+    model: options.Model = None,
+    drafter: options.DrafterName = "adaptive",
+    max_draft_tokens: options.MaxDraftTokens = "auto",
+    compile: options.Compile = False,
+    max_new_tokens: options.NewTokens = 256,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    state: options.State = None,
+    corpus: options.CorpusFile = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also decode plainly; show speedup and identity.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    show_drafts: ShowDrafts = False,
+    as_json: options.AsJson = False,
+    show_drafts: options.ShowDrafts = False,
 ) -> None:
     """Answer one prompt."""
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
-    runner = open_runner(
-        engine,
-        model=model,
-        drafter=drafter,
-        max_draft_tokens=most_of(max_draft_tokens),
-        compile=compile,
-        dtype=dtype,
-        threads=threads,
-        state=state,
-        corpus=corpus,
-        report=lambda text: notes.print(f"[dim]{text}[/dim]"),
-    )
+    runner = open_runner(engine, model, drafter, max_draft_tokens, compile, dtype, threads, state, corpus, notes)
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = runner.loaded.prompt_ids([{"role": "user", "content": text}])
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
@@ -72,15 +45,12 @@ def generate(
     plain = None
     if compare:
         plain = runner.plain(ids, **settings, on_text=None if as_json else _printer(console, "without ADED"))
-    answer = runner.answer(
-        ids, **settings, on_text=None if as_json else _printer(console, "with ADED" if compare else "")
-    )
+    title = "with ADED" if compare else ""
+    answer = runner.answer(ids, **settings, on_text=None if as_json else _printer(console, title))
     if state is not None:
         runner.save(state)
-    result: dict[str, Any] = answer.summary()
-    comparison = runner.compare(ids, plain, answer, **settings) if plain is not None else None
-    if comparison is not None:
-        result.update(comparison)
+    comparison = {} if plain is None else runner.compare(ids, plain, answer, **settings)
+    result = answer.summary() | comparison
     if as_json:
         print(json.dumps(result))
     else:
@@ -88,40 +58,30 @@ def generate(
             console.rule("[dim]drafted tokens in green[/dim]", style="dim")
             console.print(answer.coloured())
         _summary(console, result)
-    if comparison is not None and not comparison["identical"] and not comparison["tie"]:
+    if comparison and not comparison["identical"] and not comparison["tie"]:
         raise typer.Exit(1)
 
 
 def chat(
-    engine: Engine = "transformers",
-    model: Model = None,
-    drafter: DrafterName = "adaptive",
-    max_draft_tokens: MaxDraftTokens = "auto",
-    compile: Compile = False,
-    max_new_tokens: NewTokens = 512,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
-    dtype: Dtype = None,
-    threads: Threads = None,
-    state: State = None,
-    corpus: CorpusFile = None,
-    show_drafts: ShowDrafts = False,
+    engine: options.Engine = "transformers",
+    model: options.Model = None,
+    drafter: options.DrafterName = "adaptive",
+    max_draft_tokens: options.MaxDraftTokens = "auto",
+    compile: options.Compile = False,
+    max_new_tokens: options.NewTokens = 512,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    state: options.State = None,
+    corpus: options.CorpusFile = None,
+    show_drafts: options.ShowDrafts = False,
 ) -> None:
     """Talk to a model; what it learns is kept between turns and, with --state, between runs. End with Ctrl-D."""
     console = Console(highlight=False)
-    runner = open_runner(
-        engine,
-        model=model,
-        drafter=drafter,
-        max_draft_tokens=most_of(max_draft_tokens),
-        compile=compile,
-        dtype=dtype,
-        threads=threads,
-        state=state,
-        corpus=corpus,
-        report=lambda text: console.print(f"[dim]{text}[/dim]"),
-    )
+    runner = open_runner(engine, model, drafter, max_draft_tokens, compile, dtype, threads, state, corpus, console)
+    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     messages: list[dict[str, str]] = []
     while True:
         try:
@@ -134,14 +94,7 @@ def chat(
         messages.append({"role": "user", "content": text})
         ids = runner.loaded.prompt_ids(messages)
         try:
-            answer = runner.answer(
-                ids,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                seed=seed + len(messages) // 2,
-                on_text=_printer(console, ""),
-            )
+            answer = runner.answer(ids, **settings, seed=seed + len(messages) // 2, on_text=_printer(console, ""))
         except KeyboardInterrupt:
             messages.pop()
             console.print("[dim]\nstopped[/dim]")
@@ -155,14 +108,10 @@ def chat(
 
 
 def _printer(console: Console, title: str) -> Callable[[str], None]:
-    """Prints text as it comes; None ends the line."""
+    """What prints text as it comes, below a title."""
     if title:
         console.rule(f"[bold]{title}[/bold]", style="dim")
-
-    def show(text: str) -> None:
-        console.print(text, end="", markup=False, soft_wrap=True)
-
-    return show
+    return lambda text: console.print(text, end="", markup=False, soft_wrap=True)
 
 
 def _summary(console: Console, result: dict[str, Any]) -> None:

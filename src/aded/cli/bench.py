@@ -1,36 +1,21 @@
-"""`aded bench`: contenders against plain decoding, live and in one run."""
+"""`aded bench`: contenders against plain decoding in one run; `aded calibrate`: what a step costs here."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from aded.cli.engines import load_model
-from aded.cli.options import (
-    Compile,
-    CorpusFile,
-    Dtype,
-    Engine,
-    Limit,
-    MaxDraftTokens,
-    Model,
-    NewTokens,
-    PerCategory,
-    Skip,
-    Temperature,
-    Threads,
-    most_of,
-    words_of,
-)
+from aded.cli import options
 from aded.cli.progress import progress_bar
 from aded.errors import AdedError
 from aded.files import replace
 
-__all__ = ["bench"]
+__all__ = ["bench", "calibrate"]
 
 _DRAFTERS = {
     "transformers": "adaptive,prompt-lookup,token-recycling,hf-prompt-lookup,none",
@@ -43,26 +28,26 @@ def bench(
     drafters: Annotated[
         str | None, typer.Option(help="Comma-separated names, the engine's own prompt lookup included.")
     ] = None,
-    engine: Engine = "transformers",
-    model: Model = None,
-    limit: Limit = None,
-    per_category: PerCategory = None,
-    skip: Skip = 0,
+    engine: options.Engine = "transformers",
+    model: options.Model = None,
+    limit: options.Limit = None,
+    per_category: options.PerCategory = None,
+    skip: options.Skip = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Times each prompt is answered by each contender.")] = 3,
-    max_new_tokens: NewTokens = 256,
-    temperature: Temperature = 0.0,
+    max_new_tokens: options.NewTokens = 256,
+    temperature: options.Temperature = 0.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once; above 1, first turns only.")] = 1,
     context: Annotated[
         int | None, typer.Option(min=1, help="Put other prompts of the file before each, up to so many tokens.")
     ] = None,
-    max_draft_tokens: MaxDraftTokens = "auto",
-    compile: Compile = False,
+    max_draft_tokens: options.MaxDraftTokens = "auto",
+    compile: options.Compile = False,
     keep_state: Annotated[
         bool, typer.Option("--keep-state/--fresh", help="Learn from prompt to prompt, or begin each one anew.")
     ] = True,
-    corpus: CorpusFile = None,
-    dtype: Dtype = None,
-    threads: Threads = None,
+    corpus: options.CorpusFile = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write environment and results here.")] = None,
     as_html: Annotated[Path | None, typer.Option("--html", help="Write a page of plots here.")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the speedups in the terminal.")] = False,
@@ -71,9 +56,9 @@ def bench(
     from aded.bench import terminal
     from aded.bench.contenders import contenders
     from aded.bench.environment import environment
-    from aded.bench.live import Run, measure
+    from aded.bench.live import Run, mat_by_nodes, measure
     from aded.bench.requests import lengthened
-    from aded.bench.summary import as_rows, summarise
+    from aded.bench.summary import summarise
     from aded.traces import read_prompts
 
     if as_html is not None:
@@ -82,60 +67,39 @@ def bench(
         if path is not None and not path.absolute().parent.is_dir():
             raise AdedError(f"there is no folder {path.absolute().parent} to write {path.name} in; make it first")
     chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
-    names, most = words_of(drafters or _DRAFTERS.get(engine, "adaptive"), "--drafters"), most_of(max_draft_tokens)
+    names = options.words_of(drafters or _DRAFTERS.get(engine, "adaptive"), "--drafters")
+    most = options.most_of(max_draft_tokens)
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     if engine == "llamacpp" and batch_size > 1:
         raise AdedError("llama.cpp answers one prompt at a time here; leave out --batch-size")
-    loaded = load_model(
-        engine,
-        model,
-        dtype=dtype,
-        threads=threads,
-        compile=compile,
-        report=lambda text: notes.print(f"[dim]{text}[/dim]"),
-    )
+    loaded = options.load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
     if context is not None:
         texts = [turn for prompt in read_prompts(prompts) for turn in prompt.turns]
         chosen = lengthened(chosen, texts, context, lambda text: len(loaded.encode(text)))
     entrants = contenders(names, loaded, most, corpus, compile=compile, engine=engine)
-    settings = {
-        "prompts": str(prompts),
-        "max_draft_tokens": max_draft_tokens,
-        "max_new_tokens": max_new_tokens,
-        "keep_state": keep_state,
-    }
-    settings |= {"temperature": temperature, "batch_size": batch_size, "context": context, "compile": compile}
-    settings["corpus"] = None if corpus is None else str(corpus)
-    report: dict[str, Any] = {"environment": environment(loaded), "settings": settings, "results": []}
+    replayed: dict[str, Any] = {"max_new_tokens": max_new_tokens, "keep_state": keep_state}
+    answered = {**replayed, "temperature": temperature, "batch_size": batch_size}
+    settings = {"prompts": str(prompts), "max_draft_tokens": max_draft_tokens, **answered}
+    settings |= {"context": context, "compile": compile, "corpus": None if corpus is None else str(corpus)}
+    report: dict[str, Any] = {"environment": environment(loaded), "settings": settings}
     runs: list[Run] = []
 
     def save() -> None:
         sizes = {entrant.name: entrant.state_mb for entrant in entrants}
         report["results"] = summarise(runs, engine=engine, state_mb=sizes)
-        report["runs"] = as_rows(runs)
+        report["runs"] = [asdict(run) for run in runs]
         if as_json is not None:
             replace(as_json, json.dumps(report, indent=1).encode())
 
     try:
         with progress_bar("requests") as progress:
-            options: dict[str, Any] = {
-                "repeats": repeats,
-                "max_new_tokens": max_new_tokens,
-                "temperature": temperature,
-                "batch_size": batch_size,
-                "keep_state": keep_state,
-                "progress": progress,
-            }
-            for group in measure(loaded, entrants, chosen, **options):
+            for group in measure(loaded, entrants, chosen, repeats=repeats, progress=progress, **answered):
                 runs.extend(group)
                 save()
         report["step_cost"] = loaded.step_cost(compile=compile).to_json()
         if as_html is not None:
-            from aded.bench.offline import mat_by_nodes
-
             with progress_bar("replay") as progress:
-                options = {"max_new_tokens": max_new_tokens, "keep_state": keep_state, "progress": progress}
-                report["mat_by_nodes"] = mat_by_nodes(loaded, entrants, chosen, **options)
+                report["mat_by_nodes"] = mat_by_nodes(loaded, entrants, chosen, progress=progress, **replayed)
     except KeyboardInterrupt:
         notes.print("[dim]stopped; what follows was measured until then[/dim]")
     if not runs:
@@ -149,3 +113,32 @@ def bench(
     ours = {entrant.name for entrant in entrants if not entrant.native}
     if any(result["differences"] for result in report["results"] if result["drafter"] in ours):
         raise typer.Exit(1)
+
+
+def calibrate(
+    engine: options.Engine = "transformers",
+    model: options.Model = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    compile: options.Compile = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Measure a step's time against the tokens in it, and keep it for later runs. The first run does so by itself."""
+    notes = Console(stderr=True, highlight=False)
+    loaded = options.load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
+    curve = loaded.step_cost(compile=compile, renew=True)
+    if as_json:
+        print(json.dumps({"model": loaded.name, "step_cost": curve.to_json()}))
+        return
+    table = options.plain_table()
+    for column in ("tokens in a step", "ms", "against one", "must accept to pay"):
+        table.add_column(column, justify="right")
+    for size, seconds in zip(curve.sizes, curve.seconds, strict=True):
+        ratio = seconds / curve.seconds[0]
+        pays = "" if size == 1 else f"{max(ratio - 1, 0):.2f} of {size - 1}"
+        table.add_row(str(size), f"{1e3 * seconds:.1f}", f"{ratio:.2f}x", pays)
+    facts = loaded.facts()
+    about = f"{loaded.name}, {facts['dtype']}, {facts.get('threads_batch', facts['threads'])} threads"
+    Console(highlight=False).print(f"{about}\n", table, sep="\n")
+    if not curve.steady:
+        notes.print("The machine was busy meanwhile: this is not kept, the next run measures again.")

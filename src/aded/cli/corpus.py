@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from aded.cli.options import Limit, Model, NewTokens, PerCategory, Skip
+from aded.cli import options
 from aded.cli.progress import progress_bar
 from aded.errors import CorpusFileError
 from aded.representative import Corpus, Representative
@@ -26,7 +26,6 @@ _ORDERS = (1, 2, 3, 5)
 
 Out = Annotated[Path, typer.Option(help="File to write.")]
 Memory = Annotated[float, typer.Option(min=1, help="MiB of the table, and of the file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 @app.command()
@@ -39,34 +38,27 @@ def build(
     vocabulary: Annotated[
         bool, typer.Option("--vocabulary", help="Also ask the model what follows each token of its vocabulary.")
     ] = False,
-    model: Model = None,
+    model: options.Model = None,
     memory_mb: Memory = 256.0,
     processes: Annotated[int, typer.Option(min=1, help="Processes that tokenise.")] = 2,
-    limit: Limit = None,
-    per_category: PerCategory = None,
-    skip: Skip = 0,
-    max_new_tokens: NewTokens = 256,
+    limit: options.Limit = None,
+    per_category: options.PerCategory = None,
+    skip: options.Skip = 0,
+    max_new_tokens: options.NewTokens = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts decoded together.")] = 16,
 ) -> None:
     """Learn texts, the model's own answers, or both. Stopped, it goes on next time."""
     from aded.corpus.model import learn_trace, learn_vocabulary
     from aded.corpus.text import blocks_of_files, blocks_of_texts, learn_blocks, text_files
-    from aded.engines.transformers.loading import load
 
     if not (text or prompts or dataset or vocabulary) or (text and dataset):
         raise CorpusFileError("give --text, --prompts, --vocabulary or several; --dataset takes the place of --text")
-    files = text_files(text or []) if text else []
-    stream = _rows(dataset, field) if dataset else None
+    files = text_files(text) if text else []
     notes = Console(stderr=True, highlight=False)
-    loaded = load(model, report=lambda line: notes.print(f"[dim]{line}[/dim]"))
+    loaded: Any = options.load_model("transformers", model, notes=notes)
     sources = {"text": [str(file) for file in files], "dataset": dataset, "memory_mb": memory_mb}
-    table = Representative(
-        memory_mb=memory_mb,
-        orders=_ORDERS,
-        forgetting=0.0,
-        vocab_size=int(loaded.model.config.get_text_config().vocab_size),
-        fingerprint=loaded.fingerprint,
-    )
+    identity = {"vocab_size": loaded.vocab_size, "fingerprint": loaded.fingerprint}
+    table = Representative(memory_mb=memory_mb, orders=_ORDERS, forgetting=0.0, **identity)
     partial, done = out.with_name(out.name + ".partial"), 0
     if partial.is_file():
         begun = Corpus.open(partial)
@@ -75,24 +67,18 @@ def build(
         table, done = begun.thaw(), int(begun.about["blocks"])
         notes.print(f"[dim]going on after {done} blocks[/dim]")
     made: dict[str, Any] = {"model": loaded.name, "sources": sources}
-    if files or stream is not None:
-        blocks = blocks_of_files(files) if stream is None else blocks_of_texts(stream)
+    if files or dataset:
+        blocks = blocks_of_texts(_rows(dataset, field)) if dataset else blocks_of_files(files)
         started = time.perf_counter()
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        with Progress(*columns, console=notes, transient=True) as bar:
-            task = bar.add_task("learning texts")
-            size, tokens = learn_blocks(
-                table,
-                blocks,
-                loaded.tokenizer,
-                processes=processes,
-                partial=partial,
-                about=made,
-                done=done,
-                progress=lambda size, tokens: bar.update(
-                    task, description=f"{size / 1e6:.0f} MB, {tokens / 1e6:.1f} million tokens"
-                ),
-            )
+        with Progress(*columns, console=notes, transient=True) as spinner:
+            task = spinner.add_task("learning texts")
+
+            def tell(size: int, tokens: int) -> None:
+                spinner.update(task, description=f"{size / 1e6:.0f} MB, {tokens / 1e6:.1f} million tokens")
+
+            resume: dict[str, Any] = {"partial": partial, "about": made, "done": done}
+            size, tokens = learn_blocks(table, blocks, loaded.tokenizer, processes=processes, progress=tell, **resume)
         seconds = time.perf_counter() - started
         made |= {"text_mb": round(size / 1e6, 3), "text_tokens": tokens}
         notes.print(f"{size / 1e6:.1f} MB of text, {tokens} tokens, {size / 1e6 / seconds:.2f} MB/s")
@@ -102,15 +88,8 @@ def build(
 
         chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
         answers = out.with_name(out.name + ".answers.safetensors")
-        with progress_bar("answers") as progress:
-            trace = record(
-                loaded,
-                chosen,
-                answers,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                progress=progress,
-            )
+        with progress_bar("answers") as bar:
+            trace = record(loaded, chosen, answers, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=bar)
         made["answer_tokens"] = learn_trace(table, trace)
         answers.unlink()
     if vocabulary:
@@ -145,27 +124,20 @@ def merge(
     """Join corpora, weighing what they say of a context by how often each saw it."""
     opened = [Corpus.open(path) for path in corpora]
     first = opened[0]
-    table = Representative(
-        memory_mb=memory_mb,
-        orders=first.orders,
-        successors=int(first.about["successors"]),
-        forgetting=0.0,
-        vocab_size=int(first.about["vocab_size"]),
-        fingerprint=str(first.about["fingerprint"]),
-    )
+    alike: dict[str, Any] = {**first.identity(), "orders": first.orders, "successors": first.about["successors"]}
+    table = Representative(memory_mb=memory_mb, forgetting=0.0, **alike)
     for corpus in opened:
         table.merge(corpus)
-    made = {"model": first.about.get("model"), "merged": [str(path) for path in corpora]}
-    Corpus.write(table, out, made)
+    Corpus.write(table, out, {"model": first.about.get("model"), "merged": [str(path) for path in corpora]})
     Console(stderr=True, highlight=False).print(f"{table.used} contexts, in {out}")
 
 
 @app.command()
-def info(corpus: Annotated[Path, typer.Argument(help="A corpus.")], as_json: AsJson = False) -> None:
+def info(corpus: Annotated[Path, typer.Argument(help="A corpus.")], as_json: options.AsJson = False) -> None:
     """Say what a corpus is and what it was made of."""
     opened = Corpus.open(corpus)
-    slots = len(opened.arrays[0])
-    facts = {**opened.about, "mb": opened.nbytes / 2**20, "contexts": opened.used, "filled": opened.used / slots}
+    facts = {**opened.about, "mb": opened.nbytes / 2**20, "contexts": opened.used}
+    facts["filled"] = opened.used / len(opened.arrays.keys)
     if as_json:
         print(json.dumps(facts))
         return

@@ -1,20 +1,28 @@
-"""What several commands share: options, how what they give is read, and the look of a table."""
+"""What several commands share: options, how what they give is read, the model they ask for, and the look of a table."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
 from aded.budget import CostCurve
+from aded.engines.base.loaded import LoadedModel
+from aded.engines.base.options import bind_drafter, create_drafter
+from aded.engines.base.runner import Runner
 from aded.errors import AdedError
+
+ENGINES = ("transformers", "llamacpp")
+_DTYPE = "bfloat16"  # of transformers' models, unless another is asked for
 
 Engine = Annotated[str, typer.Option(help="transformers, or llamacpp for GGUF files.")]
 Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
@@ -33,6 +41,7 @@ ShowDrafts = Annotated[bool, typer.Option("--show-drafts", help="Colour the toke
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")]
 PerCategory = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts of each category.")]
 Skip = Annotated[int, typer.Option(min=0, help="Leave out the first so many prompts of each category.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 class Commands(TyperGroup):
@@ -88,3 +97,65 @@ def curve_of(text: str) -> CostCurve:
         raise AdedError(
             f"--curve takes a file of `aded calibrate --json` or pairs like 1:11,2:14.8,8:36, not {text!r} ({error})"
         ) from error
+
+
+def open_runner(
+    engine: str,
+    model: str | None,
+    drafter: str,
+    max_draft_tokens: str,
+    compile: bool,
+    dtype: str | None,
+    threads: int | None,
+    state: Path | None,
+    corpus: Path | None,
+    notes: Console,
+) -> Runner:
+    """The engine's runner, with its model loaded; the arguments are the options as they were typed.
+
+    Raises:
+        AdedError: there is no such engine, it is not installed, or it does not take an option.
+    """
+    most = most_of(max_draft_tokens)
+    made = create_drafter(drafter, state=state, corpus=corpus)  # a wrong name is known before the work begins
+    loaded = load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
+    bind_drafter(made, loaded.vocab_size, loaded.fingerprint, state)
+    runner: Runner = _module(engine, "runner").EngineRunner(loaded, made, most, compile)
+    return runner
+
+
+def load_model(
+    engine: str,
+    model: str | None,
+    *,
+    dtype: str | None = None,
+    threads: int | None = None,
+    compile: bool = False,
+    notes: Console,
+) -> LoadedModel:
+    """A model for benchmarks and traces; slow work is announced on `notes`.
+
+    Raises:
+        AdedError: there is no such engine or model, or it does not take an option.
+    """
+    if engine == "llamacpp" and (compile or dtype is not None):
+        raise AdedError(
+            "llama.cpp compiles nothing and takes the data type of the file; leave out --compile and --dtype"
+        )
+    loading = _module(engine, "loading")
+    options: dict[str, Any] = {"threads": threads}
+    if engine == "transformers":
+        if threads is not None:
+            loading.torch.set_num_threads(threads)
+        options = {"dtype": dtype or _DTYPE, "report": lambda text: notes.print(f"[dim]{text}[/dim]")}
+    loaded: LoadedModel = loading.load(model, **options)
+    return loaded
+
+
+def _module(engine: str, name: str) -> Any:
+    if engine not in ENGINES:
+        raise AdedError(f"there is no engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    try:
+        return import_module(f"aded.engines.{engine}.{name}")
+    except ModuleNotFoundError as error:
+        raise AdedError(f'the engine {engine} needs {error.name}: pip install "aded[{engine}]"') from error

@@ -9,7 +9,7 @@ import llama_cpp
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from aded import drafters
-from aded.bench.contenders.base import PLAIN, Contender
+from aded.bench.contenders import PLAIN, Contender
 from aded.engines.base.answer import Answer
 from aded.engines.llamacpp.loading import LoadedLlama
 from aded.engines.llamacpp.runner import EngineRunner

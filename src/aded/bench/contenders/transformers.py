@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import CompileConfig, StaticCache
 
-from aded.bench.contenders.base import PLAIN, Contender
+from aded.bench.contenders import PLAIN, Contender
 from aded.engines.base.answer import Answer
 from aded.engines.transformers.forward import CompiledRunner
 from aded.engines.transformers.loading import Loaded
