@@ -366,7 +366,6 @@ def test_the_command_line_runs_on_llama_cpp(tmp_path: Path) -> None:
         (["bench", *few, *common, "--batch-size", "2"], "one prompt at a time"),
         (["generate", "x", "--engine", "llamacpp", "--dtype", "float16"], "leave out"),
         (["generate", "x", "--engine", "other"], "no engine"),
-        (["calibrate", *common, "--parts"], "leave out --parts"),
     ):
         result = CliRunner().invoke(app, words)
         assert result.exit_code
