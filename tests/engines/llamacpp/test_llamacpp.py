@@ -25,10 +25,9 @@ from support.paths import ROOT
 llama_cpp = pytest.importorskip("llama_cpp", reason="make llamacpp builds it")
 
 from aded import llamacpp  # noqa: E402
-from aded.engines.llamacpp.engine import LlamaEngine, assign_sequences  # noqa: E402
+from aded.engines.llamacpp.engine import LlamaEngine, assign_sequences, top_k  # noqa: E402
 from aded.engines.llamacpp.loading import LoadedLlama, load  # noqa: E402
 from aded.engines.llamacpp.runner import EngineRunner  # noqa: E402
-from aded.engines.llamacpp.top_k import top_k  # noqa: E402
 
 TEXTS = [
     "Name three rivers of France.",

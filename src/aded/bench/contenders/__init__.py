@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 
 from aded import drafters
 from aded.drafters.base import Drafter
-from aded.engines.base.answer import Answer
 from aded.engines.base.loaded import LoadedModel
-from aded.engines.base.runner import Runner
+from aded.engines.base.runner import Answer, Runner
 from aded.errors import UnknownDrafterError
 from aded.representative import Corpus, Representative
 

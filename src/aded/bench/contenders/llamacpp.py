@@ -10,7 +10,7 @@ from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from aded import drafters
 from aded.bench.contenders import PLAIN, Contender
-from aded.engines.base.answer import Answer
+from aded.engines.base.runner import Answer
 from aded.engines.llamacpp.loading import LoadedLlama
 from aded.engines.llamacpp.runner import EngineRunner
 

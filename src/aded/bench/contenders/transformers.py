@@ -9,7 +9,7 @@ import torch
 from transformers import CompileConfig, StaticCache
 
 from aded.bench.contenders import PLAIN, Contender
-from aded.engines.base.answer import Answer
+from aded.engines.base.runner import Answer
 from aded.engines.transformers.forward import CompiledRunner
 from aded.engines.transformers.loading import Loaded
 from aded.engines.transformers.runner import EngineRunner

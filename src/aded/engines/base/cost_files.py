@@ -51,9 +51,7 @@ def _read(file: Path, key: str) -> CostCurve | None:
     """The curve kept in `file`; None if there is none that can be used, which costs a measurement and nothing more."""
     try:
         kept = json.loads(file.read_text())
-        if kept["format"] != _FORMAT or kept["of"] != key:
-            return None
-        return CostCurve.from_json(kept)
+        return CostCurve.from_json(kept) if (kept["format"], kept["of"]) == (_FORMAT, key) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -37,12 +37,10 @@ class LoadedModel(Protocol):
     @property
     def name(self) -> str:
         """The name to show."""
-        ...
 
     @property
     def fingerprint(self) -> str:
         """Hash of the vocabulary: state learned over another one is refused."""
-        ...
 
     @property
     def vocab_size(self) -> int: ...
@@ -50,37 +48,29 @@ class LoadedModel(Protocol):
     @property
     def gpu(self) -> Any:
         """The torch device whose memory is counted in place of the process's; None on a CPU."""
-        ...
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> Any:
         """A conversation's token ids, as the engine's runner takes them."""
-        ...
 
     def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """A conversation's token ids."""
-        ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text inside a conversation: no beginning or end is added."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids without special tokens."""
-        ...
 
     def facts(self) -> dict[str, Any]:
         """Size, data type, device, threads and library versions, as plain values."""
-        ...
 
     def step_cost(self, *, compile: bool = False, renew: bool = False) -> CostCurve:
         """What a verification step costs here; see the engine's `cost_curve`."""
-        ...
 
     def recorded(
         self, prompts: Sequence[list[int]], *, max_new_tokens: int, top_k: int, temperature: float, seed: int
     ) -> list[RecordedAnswer]:
         """Answer prompts plainly, keeping the likeliest tokens at every position; temperature 0 is greedy."""
-        ...
 
 
 class Recorder(NoDrafter):
@@ -92,30 +82,30 @@ class Recorder(NoDrafter):
 
     def __init__(self, top_k: int) -> None:
         self.top_k = top_k
-        self._seen: list[list[Outcome]] = []
+        self._sessions: list[_RecorderSession] = []
 
     def start(self, prompt: Sequence[int]) -> _RecorderSession:  # type: ignore[override]
-        self._seen.append([])
-        return _RecorderSession(self._seen[-1])
+        self._sessions.append(_RecorderSession())
+        return self._sessions[-1]
 
     def answers(self, most: int | None = None) -> list[RecordedAnswer]:
         """What each sequence emitted, in the order they were started, or the first `most` tokens of it."""
         return [
             RecordedAnswer(
-                np.array([token for outcome in seen for token in outcome.emitted], np.int32)[:most],
-                np.concatenate([outcome.top_ids for outcome in seen if outcome.top_ids is not None])[:most],
-                np.concatenate([outcome.top_probs for outcome in seen if outcome.top_probs is not None])[:most],
+                np.array([token for outcome in session.seen for token in outcome.emitted], np.int32)[:most],
+                np.concatenate([outcome.top_ids for outcome in session.seen if outcome.top_ids is not None])[:most],
+                np.concatenate([outcome.top_probs for outcome in session.seen if outcome.top_probs is not None])[:most],
             )
-            for seen in self._seen
+            for session in self._sessions
         ]
 
 
 class _RecorderSession:
-    def __init__(self, seen: list[Outcome]) -> None:
-        self._seen = seen
+    def __init__(self) -> None:
+        self.seen: list[Outcome] = []
 
     def draft(self, max_nodes: int) -> DraftTree:
         return DraftTree.empty()
 
     def observe(self, outcome: Outcome) -> None:
-        self._seen.append(outcome)
+        self.seen.append(outcome)

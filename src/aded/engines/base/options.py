@@ -12,7 +12,7 @@ from aded.budget import AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget
 from aded.drafters.base import Drafter, Saved
 from aded.errors import CorpusFileError, StateFileError
 
-__all__ = ["MaxDraftTokens", "bind_drafter", "budget_for", "create_drafter", "kept_drafter", "never_drafts"]
+__all__ = ["MaxDraftTokens", "bind_drafter", "budget_for", "create_drafter", "kept_drafter"]
 
 MaxDraftTokens = int | Literal["auto"]
 
@@ -28,11 +28,6 @@ def kept_drafter(model: Any, drafter: str | Drafter) -> Drafter:
     if drafter not in made:
         made[drafter] = drafters.create(drafter)
     return made[drafter]
-
-
-def never_drafts(drafter: Drafter, max_draft_tokens: MaxDraftTokens) -> bool:
-    """Whether no step will have a draft, so that nothing need be measured."""
-    return max_draft_tokens == 0 or not getattr(drafter, "drafts", True)
 
 
 def budget_for(
@@ -56,19 +51,16 @@ def budget_for(
         ValueError: `max_draft_tokens` is neither "auto" nor a whole number from 0 on.
     """
     if max_draft_tokens == "auto":
-        if never_drafts(drafter, max_draft_tokens):
-            return FixedBudget(0)
-        return AdaptiveBudget(MeasuredCost(curve(), length), slots=slots, evidence=_evidence(drafter))
+        if not getattr(drafter, "drafts", True):
+            return FixedBudget(0)  # nothing need be measured
+        try:
+            evidence = _EVIDENCE.setdefault(drafter, Evidence())
+        except TypeError:  # a drafter that cannot be hashed or referred to weakly begins anew
+            evidence = Evidence()
+        return AdaptiveBudget(MeasuredCost(curve(), length), slots=slots, evidence=evidence)
     if isinstance(max_draft_tokens, bool) or not isinstance(max_draft_tokens, int) or max_draft_tokens < 0:
         raise ValueError(f'max_draft_tokens must be "auto" or a whole number from 0 on, not {max_draft_tokens!r}')
     return FixedBudget(max_draft_tokens)
-
-
-def _evidence(drafter: Drafter) -> Evidence:
-    try:
-        return _EVIDENCE.setdefault(drafter, Evidence())
-    except TypeError:  # a drafter that cannot be hashed or referred to weakly begins anew
-        return Evidence()
 
 
 def create_drafter(name: str, *, state: Path | None, corpus: Path | None) -> Drafter:

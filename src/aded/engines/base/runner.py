@@ -7,12 +7,58 @@ from pathlib import Path
 from typing import Any
 
 from aded.drafters.base import Drafter, Private, Saved
-from aded.engines.base.answer import Answer, comparison, first_difference
 from aded.engines.base.certificate import Certificate
 from aded.engines.base.options import MaxDraftTokens
 from aded.stats import Stats
 
-__all__ = ["Runner"]
+__all__ = ["Answer", "Runner"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A decoded answer, or a batch of them, and what it took. Times are in seconds and include the prompt's pass.
+
+    Attributes:
+        text: that of a batch's rows stands one below the other.
+        pieces: the text of each token emitted.
+        rows: token ids each row emitted.
+        first_s: until the first token, of every row.
+    """
+
+    text: str
+    pieces: list[str]
+    rows: list[list[int]]
+    seconds: float
+    first_s: float
+    stats: Stats
+
+    @property
+    def tokens(self) -> int:
+        return len(self.pieces)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    def summary(self) -> dict[str, Any]:
+        """The figures the command line prints."""
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "steps": self.stats.steps,
+            "mean_accepted_tokens": self.stats.mean_accepted_tokens,
+            "tokens_per_second": self.tokens_per_second,
+            "time_to_first_token_s": self.first_s,
+        }
+
+    def coloured(self) -> Any:
+        """The text with drafted tokens in green (a rich Text)."""
+        from rich.text import Text
+
+        text = Text()
+        for piece, drafted in zip(self.pieces, self.stats.from_draft, strict=True):
+            text.append(piece, style="green" if drafted else "")
+        return text
 
 
 @dataclass
@@ -63,12 +109,20 @@ class Runner:
 
         `settings` are those of the answers.
         """
-        result = comparison(plain, answer)
+        result: dict[str, Any] = {
+            "baseline_tokens_per_second": plain.tokens_per_second,
+            "speedup": answer.tokens_per_second / plain.tokens_per_second,
+            "identical": plain.rows == answer.rows,
+            "first_difference": None,
+            "margin": None,
+            "noise": None,
+        }
         ties = []
         for row, (a, b) in enumerate(zip(plain.rows, answer.rows, strict=True)):
             if a == b:
                 continue
-            position = first_difference(a, b)
+            # The first position at which they differ, or the end of the shorter.
+            position = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
             certificate = self.certify(ids, row, b, settings) if position < len(b) else None
             ties.append(certificate is not None and certificate.lossless)
             if certificate is None:
@@ -79,5 +133,4 @@ class Runner:
             if result["margin"] is None or not ties[-1]:
                 margin = float(certificate.margins[position])
                 result |= {"first_difference": position, "margin": margin, "noise": certificate.noise}
-        result["tie"] = bool(ties) and all(ties)
-        return result
+        return result | {"tie": bool(ties) and all(ties)}

@@ -21,7 +21,7 @@ from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
 from aded.engines.base.options import MaxDraftTokens, budget_for
 from aded.engines.llamacpp.cost import cost_curve, set_threads, single_threads
-from aded.engines.llamacpp.engine import PATHS, LlamaEngine
+from aded.engines.llamacpp.engine import PATHS, LlamaEngine, clear
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
 from aded.stats import Stats
@@ -38,8 +38,7 @@ def prepare(llama: Any, *, renew: bool = False) -> CostCurve:
         renew: measure again, whatever is known.
     """
     widen(llama)
-    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
-    llama.reset()
+    clear(llama)
     llama.eval([0] * min(128, llama.n_ctx() // 2))
     return cost_curve(llama, llama.n_tokens, renew=renew)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
 from aded.batch import Outcomes
 from aded.engines.base.certificate import Certificate, certificate_of
-from aded.engines.llamacpp.engine import LlamaEngine
+from aded.engines.llamacpp.engine import LlamaEngine, clear
 from aded.tree import DraftTree, Outcome
 
 __all__ = ["certify"]
@@ -37,8 +36,7 @@ def certify(llama: Any, prompt: Sequence[int], output: Sequence[int]) -> Certifi
 
 def _begin(llama: Any, prompt: Sequence[int]) -> NDArray[np.float32]:
     """Put nothing but a prompt into the cache; its last logits (1, vocabulary)."""
-    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
-    llama.n_tokens = 0
+    clear(llama)
     llama.eval(list(prompt))
     llama._requires_eval = True
     return LlamaEngine(llama, []).logits(-1)[None].copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -45,15 +45,11 @@ def single_threads(llama: Any, start: int = 0) -> int:
     mine, batch = int(llama.n_threads), int(llama.n_threads_batch)
     if mine == batch or llama.n_ctx() - start < 2:
         return mine
-    seconds = [
-        kept_curve(
-            llama,
-            _conditions(llama, (threads, batch)) | {"single": True},
-            partial(_measure, llama, start, [1], (threads, batch)),
-            on_disk=True,
-        )(1)
-        for threads in (mine, batch)
-    ]
+    seconds = []
+    for threads in ((mine, batch), (batch, batch)):
+        conditions = _conditions(llama, threads) | {"single": True}
+        measure = partial(_measure, llama, start, [1], threads)
+        seconds.append(kept_curve(llama, conditions, measure, on_disk=True)(1))
     return batch if seconds[1] < _LESS * seconds[0] else mine
 
 
@@ -76,7 +72,6 @@ def _conditions(llama: Any, threads: tuple[int, int]) -> dict[str, Any]:
     """All that step times depend on. The context's size is not among them, what is in it hardly matters here."""
     params, file = llama.context_params, Path(llama.model_path)
     stamp = file.stat() if file.is_file() else None
-    system: Callable[[], bytes] = llama_cpp.llama_print_system_info
     return {
         "model": str(file.absolute()),
         "stamp": None if stamp is None else [stamp.st_size, stamp.st_mtime_ns],
@@ -84,6 +79,6 @@ def _conditions(llama: Any, threads: tuple[int, int]) -> dict[str, Any]:
         "flash": int(params.flash_attn_type),
         "cache": [int(params.type_k), int(params.type_v), bool(params.offload_kqv)],
         "layers on devices": int(llama.model_params.n_gpu_layers),
-        "system": f"{processor()} {system().decode()}",
+        "system": f"{processor()} {llama_cpp.llama_print_system_info().decode()}",
         "llama-cpp-python": llama_cpp.__version__,
     }

@@ -15,13 +15,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.batch import Limits, Outcomes
-from aded.engines.llamacpp.top_k import top_k
 from aded.errors import ContextFullError
 from aded.tree import DraftTree
 
-__all__ = ["PATHS", "LlamaEngine", "assign_sequences", "blank"]
+__all__ = ["PATHS", "LlamaEngine", "assign_sequences", "blank", "clear", "top_k"]
 
 PATHS = 16  # sequences a context is made for: a tree with more leaves loses the last of them
+_GROUP = 64
+
+
+def top_k(logits: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Ids and probabilities of the k highest logits, best first: (n, vocabulary) -> twice (n, k).
+
+    The k best lie in the k groups with the best maxima; what is left to sort is then small.
+    """
+    n, size = logits.shape
+    k = min(k, size)
+    apart = size // _GROUP if size >= 2 * k * _GROUP else 0  # between members of a group, and so the number of groups
+    whole = apart * _GROUP
+    candidates = np.arange(whole, size)[None].repeat(n, 0)
+    if whole:
+        best = np.argpartition(-logits[:, :whole].reshape(n, _GROUP, apart).max(1), k - 1, axis=1)[:, :k]
+        members = (best[:, :, None] + apart * np.arange(_GROUP)).reshape(n, -1)
+        candidates = np.concatenate([members, candidates], axis=1)
+    scores = np.take_along_axis(logits, candidates, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    ids, top = np.take_along_axis(candidates, order, axis=1), np.take_along_axis(scores, order, axis=1)
+    highest = top[:, :1]
+    shares = np.subtract(logits, highest)
+    total = np.exp(shares, out=shares).sum(-1, keepdims=True)
+    return ids.astype(np.int32), (np.exp(top - highest) / total).astype(np.float32)
 
 
 class _Scores:
@@ -60,11 +83,10 @@ class LlamaEngine:
         self._context = llama._ctx.ctx
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
-        self.last = 0
         self._start = 0  # entries in the cache before the step
         self._leaf: list[int] = []  # a leaf below each node, or the node itself
-        self.length = 0
         self._output = -1
+        self.length = self.last = 0
         self.chosen: list[int] = []
 
     def logits(self, index: int) -> NDArray[np.float32]:
@@ -147,6 +169,12 @@ class LlamaEngine:
             f"the context of {self._llama.n_ctx()} tokens is full; "
             "make the Llama with a larger n_ctx, or ask for fewer tokens"
         )
+
+
+def clear(llama: Any) -> None:
+    """Leave nothing in the cache."""
+    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
+    llama.reset()
 
 
 def blank(llama: Any, start: int, tokens: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aded.budget.cost import CostCurve
 from aded.engines.base.embedded import EMBEDDED, embedded_file
 from aded.engines.base.loaded import RecordedAnswer, Recorder
 from aded.engines.llamacpp.api import accelerate, prepare
+from aded.engines.llamacpp.engine import clear
 from aded.errors import ContextFullError, ModelLoadError
 from aded.representative import fingerprint
 
@@ -30,10 +32,8 @@ class LoadedLlama:
     @property
     def fingerprint(self) -> str:
         """Hash of the tokenizer's vocabulary: state learned over another one is refused."""
-        vocabulary = llama_cpp.llama_model_get_vocab(self.llama._model.model)
-        size = llama_cpp.llama_vocab_n_tokens(vocabulary)
-        pieces = (llama_cpp.llama_vocab_get_text(vocabulary, i).decode("utf-8", "replace") for i in range(size))
-        return fingerprint(pieces)
+        size = llama_cpp.llama_vocab_n_tokens(self._vocabulary)
+        return fingerprint(self._text(i).decode("utf-8", "replace") for i in range(size))
 
     @property
     def vocab_size(self) -> int:
@@ -50,7 +50,7 @@ class LoadedLlama:
         if template is None:
             ids: list[int] = self.llama.tokenize("\n\n".join(m["content"] for m in messages).encode())
             return ids
-        eos, bos = self._text(self.llama.token_eos()), self._text(self.llama.token_bos())
+        eos, bos = (self._text(token).decode() for token in (self.llama.token_eos(), self.llama.token_bos()))
         written = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)(messages=messages)  # type: ignore[arg-type]
         special: list[int] = self.llama.tokenize(written.prompt.encode(), add_bos=False, special=True)
         return special
@@ -113,23 +113,24 @@ class LoadedLlama:
         most = min(max_new_tokens, llama.n_ctx() - len(prompt))
         if most < 1:
             raise ContextFullError(f"a prompt of {len(prompt)} tokens fills the context of {llama.n_ctx()}; shorten it")
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(llama._ctx.ctx), True)
-        llama.reset()
+        clear(llama)
         llama.set_seed(seed)
         return self._until_end(llama.generate(prompt, top_k=0, min_p=0.0, **sampling), most)
 
     def _until_end(self, tokens: Any, most: int) -> Iterator[int]:
-        vocabulary = llama_cpp.llama_model_get_vocab(self.llama._model.model)
-        for _ in range(most):
-            token = next(tokens)
+        for token in islice(tokens, most):
             yield token
-            if llama_cpp.llama_vocab_is_eog(vocabulary, token):
+            if llama_cpp.llama_vocab_is_eog(self._vocabulary, token):
                 break
         tokens.close()
 
-    def _text(self, token: int) -> str:
-        text: bytes = llama_cpp.llama_vocab_get_text(llama_cpp.llama_model_get_vocab(self.llama._model.model), token)
-        return text.decode()
+    @property
+    def _vocabulary(self) -> Any:
+        return llama_cpp.llama_model_get_vocab(self.llama._model.model)
+
+    def _text(self, token: int) -> bytes:
+        text: bytes = llama_cpp.llama_vocab_get_text(self._vocabulary, token)
+        return text
 
 
 def load(model: str | None, *, threads: int | None = None, context: int = 0) -> LoadedLlama:

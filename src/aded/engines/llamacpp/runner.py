@@ -7,9 +7,8 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from aded.engines.base.answer import Answer
 from aded.engines.base.certificate import Certificate
-from aded.engines.base.runner import Runner
+from aded.engines.base.runner import Answer, Runner
 from aded.engines.llamacpp.api import accelerate
 from aded.engines.llamacpp.certificate import certify
 from aded.stats import Stats

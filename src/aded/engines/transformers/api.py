@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, Literal, cast
 
 import torch
@@ -42,23 +41,15 @@ def prepare(model: Any, *, compile: bool = False, renew: bool = False) -> CostCu
     return cost_curve(model, runner=CompiledRunner(model) if compile else None, renew=renew)
 
 
-class _Streaming:
-    """Shows tokens as plain decoding does: one of every row at a time, as far as all rows are."""
+class _NoStreamer:
+    """Stands for "no streamer" where a caller's frame must not be searched for one."""
 
-    def __init__(self, streamer: Any, engine: TransformersEngine, prompt: int) -> None:
-        self._streamer, self._engine, self._shown = streamer, engine, prompt
+    def put(self, value: Any) -> None: ...
 
-    def show(self, slots: list[int]) -> None:
-        """Put what all of these rows have emitted; all of it where none is left."""
-        if self._streamer is not None:
-            ready = min((self._engine.ids(slot).shape[1] for slot in slots), default=self._engine.length)
-            for position in range(self._shown, ready):
-                self._streamer.put(self._engine.output()[:, position].cpu())
-            self._shown = ready
+    def end(self) -> None: ...
 
-    def end(self) -> None:
-        if self._streamer is not None:
-            self._streamer.end()
+
+_NO_STREAMER = _NoStreamer()
 
 
 @torch.no_grad()
@@ -76,15 +67,20 @@ def _decode(
     speculator = Speculator(drafter, budget, count=rows, stats=stats)
     for slot in speculator.slots:
         speculator.start(slot, engine.prompt(slot))
-    streaming, running = _Streaming(streamer, engine, prompt), list(speculator.slots)
+    running, shown = set(speculator.slots), prompt
     try:
         for outcomes in decode(engine, speculator) if engine.room > prompt else ():
-            finished = {outcome.slot for outcome in outcomes if outcome.finished}
-            running = [slot for slot in running if slot not in finished]
-            streaming.show(running)
+            running -= {outcome.slot for outcome in outcomes if outcome.finished}
+            if streamer is not None:
+                # As plain decoding shows tokens: one of every row at a time, as far as all rows are.
+                ready = min((engine.ids(slot).shape[1] for slot in running), default=engine.length)
+                for position in range(shown, ready):
+                    streamer.put(engine.output()[:, position].cpu())
+                shown = ready
     finally:
         engine.runner.end(engine.cache)
-    streaming.end()
+    if streamer is not None:
+        streamer.end()
     if engine.batch:
         engine.cache.reset()  # its rows are no longer those of the output
     if not engine.config.return_dict_in_generate:
@@ -151,20 +147,12 @@ def generate(
         warnings.warn(f"decoding plainly: {error}", stacklevel=2)
         mode = generation_config.get_generation_mode()
         plain = getattr(_plain_class(model), GENERATION_MODES_MAPPING[mode])
-        extra = {"streamer": streamer} if streamer is not None else {}
-        return plain(
-            model,
-            input_ids,
-            logits_processor=processors,
-            stopping_criteria=criteria,
-            generation_config=generation_config,
-            **extra,
-            **model_kwargs,
-        )
+        model_kwargs |= {"logits_processor": processors, "stopping_criteria": criteria}
+        if streamer is not None:
+            model_kwargs["streamer"] = streamer
+        return plain(model, input_ids, generation_config=generation_config, **model_kwargs)
     runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
-    with ExitStack() as stack:
-        stack.enter_context(fast_linear(model))
-        stack.enter_context(grouped_attention(model))
+    with fast_linear(model), grouped_attention(model):
         engine = TransformersEngine(model, input_ids, generation_config, processors, criteria, model_kwargs, runner)
         return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
 
@@ -189,25 +177,19 @@ def accelerate(
     `generate` as well. Accelerating again replaces the settings. `nodes` is the old name of `max_draft_tokens`.
     """
     if not isinstance(model, GenerationMixin):
-        raise UnsupportedError(
-            f"{type(model).__name__} has no generate method to accelerate; pass a causal language model"
-        )
+        name = type(model).__name__
+        raise UnsupportedError(f"{name} has no generate method to accelerate; pass a causal language model")
     most = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
     restore(model)
     plain = type(model)
-    options = {"drafter": drafter, "max_draft_tokens": most, "compile": compile, "on_unsupported": on_unsupported}
+    options: dict[str, Any] = {"drafter": drafter, "max_draft_tokens": most, "compile": compile}
+    options |= {"on_unsupported": on_unsupported, "streamer": _NO_STREAMER}
 
     def method(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
-        return generate(self, input_ids, **{**options, **kwargs, "streamer": kwargs.get("streamer", _NO_STREAMER)})
+        return generate(self, input_ids, **options | kwargs)
 
-    namespace = {
-        "_sample": method,
-        "_beam_search": method,
-        "_aded_plain_class": plain,
-        "__module__": plain.__module__,
-        "__doc__": plain.__doc__,
-        "__qualname__": plain.__qualname__,
-    }
+    same = {name: getattr(plain, name) for name in ("__module__", "__doc__", "__qualname__")}
+    namespace = {"_sample": method, "_beam_search": method, "_aded_plain_class": plain, **same}
     model.__class__ = type(plain.__name__, (plain,), namespace)
     return lambda: restore(model)
 
@@ -215,14 +197,3 @@ def accelerate(
 def restore(model: Any) -> None:
     """Make `model.generate` what it was before `accelerate`; nothing happens to a model never accelerated."""
     model.__class__ = _plain_class(model)
-
-
-class _NoStreamer:
-    """Stands for "no streamer" where a caller's frame must not be searched for one."""
-
-    def put(self, value: Any) -> None: ...
-
-    def end(self) -> None: ...
-
-
-_NO_STREAMER = _NoStreamer()

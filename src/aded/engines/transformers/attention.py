@@ -9,20 +9,21 @@ is read once.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from aded.engines.transformers.patching import RefCountedPatch
 from aded.errors import UnsupportedError
 
-__all__ = ["attention_windows", "grouped_attention", "implementation", "verifies_trees"]
+__all__ = ["RefCountedPatch", "attention_windows", "grouped_attention", "implementation", "verifies_trees"]
 
 _NAME = "aded_grouped_sdpa"
 _MOST = 256  # queries of a group to stack; with more, repeating the mask for each head costs more than it saves
@@ -41,13 +42,13 @@ def _attend(
     """Attention as the library's "sdpa" computes it: (rows, heads, tokens, size) -> (rows, tokens, heads, size)."""
     groups = getattr(module, "num_key_value_groups", 1)
     rows, heads, tokens, size = query.shape
-    prompt = attention_mask is None and tokens > 1  # its causal mask is left to the kernel
-    plain = prompt or (attention_mask is not None and (attention_mask.ndim != 4 or attention_mask.shape[1] != 1))
-    special = dropout > 0 or any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "cache"))
+    special = attention_mask is None and tokens > 1  # a prompt: its causal mask is left to the kernel
+    special |= attention_mask is not None and (attention_mask.ndim != 4 or attention_mask.shape[1] != 1)
+    special |= dropout > 0 or any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "cache"))
     many = groups * tokens > _MOST
     # On a GPU many queries are left to the library: there, masks and shared heads together have no fast kernel.
     special |= many and query.device.type != "cpu"
-    if plain or special or groups == 1 or heads != groups * key.shape[1]:
+    if special or groups == 1 or heads != groups * key.shape[1]:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -65,14 +66,32 @@ def _attend(
 AttentionInterface.register(_NAME, _attend)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
+
+class RefCountedPatch:
+    """One kind of change to models, counted by user in any number of threads: the last one undoes it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+    @contextmanager
+    def to(self, model: Any, make: Callable[[], None], undo: Callable[[], None]) -> Iterator[None]:
+        """Within it the change is there: `make` is called if nobody made it yet, `undo` if nobody needs it any more."""
+        with self._lock:
+            self._users[model] = self._users.get(model, 0) + 1
+            if self._users[model] == 1:
+                make()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users[model] -= 1
+                if not self._users[model]:
+                    del self._users[model]
+                    undo()
+
+
 _PATCH = RefCountedPatch()
-
-
-def _configs(model: Any) -> list[Any]:
-    """The configurations of the model's attention layers that share key/value heads."""
-    layers = (layer for layer in model.modules() if getattr(layer, "num_key_value_groups", 1) > 1)
-    found = {id(config): config for layer in layers if (config := getattr(layer, "config", None)) is not None}
-    return [config for config in found.values() if config._attn_implementation in ("sdpa", _NAME)]
 
 
 def implementation(model: Any) -> str:
@@ -84,7 +103,9 @@ def implementation(model: Any) -> str:
 @contextmanager
 def grouped_attention(model: Any) -> Iterator[None]:
     """Within it the model's layers attend as above where the library's "sdpa" was set; results differ by rounding."""
-    configs = _configs(model)
+    layers = (layer for layer in model.modules() if getattr(layer, "num_key_value_groups", 1) > 1)
+    found = {id(config): config for layer in layers if (config := getattr(layer, "config", None)) is not None}
+    configs = [config for config in found.values() if config._attn_implementation in ("sdpa", _NAME)]
 
     def name(chosen: str) -> None:
         for config in configs:
@@ -99,11 +120,8 @@ def attention_windows(model: Any) -> dict[str, int | None]:
     config = model.config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
-    other = kinds - {"full_attention", "sliding_attention"}
-    if other:
-        raise UnsupportedError(
-            f"layers of kind {', '.join(sorted(other))} cannot verify drafts; decode it without ADED"
-        )
+    if other := ", ".join(sorted(kinds - {"full_attention", "sliding_attention"})):
+        raise UnsupportedError(f"layers of kind {other} cannot verify drafts; decode it without ADED")
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
 
 
@@ -116,9 +134,4 @@ def verifies_trees(model: Any) -> bool:
     config = model.config.get_text_config(decoder=True)
     takes = inspect.signature(model.forward).parameters
     alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
-    return (
-        "position_ids" in takes
-        and "attention_mask" in takes
-        and not alibi
-        and implementation(model) in ("eager", "sdpa")
-    )
+    return not alibi and {"position_ids", "attention_mask"} <= set(takes) and implementation(model) in ("eager", "sdpa")

@@ -15,20 +15,6 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
-__all__ = [
-    "check",
-    "extend",
-    "finish",
-    "keep",
-    "keep_rows",
-    "masks",
-    "prepare",
-    "room",
-    "select_rows",
-    "slides",
-    "widen",
-]
-
 
 def _layers(cache: Cache) -> list[Any]:
     return cast("list[Any]", cache.layers)
@@ -143,54 +129,32 @@ def extend(cache: Cache, entries: int) -> None:
 
 def room(cache: Cache) -> int | None:
     """Entries a static cache has left; None for a cache that grows."""
-    free = [
-        layer.max_cache_len - int(layer.get_seq_length()) for layer in _layers(cache) if isinstance(layer, StaticLayer)
-    ]
-    return min(free) if free else None
+    static = [layer for layer in _layers(cache) if isinstance(layer, StaticLayer)]
+    return min((layer.max_cache_len - int(layer.get_seq_length()) for layer in static), default=None)
 
 
 def keep(cache: Cache, count: int, rows: Sequence[int]) -> None:
     """One sequence: of the last `count` entries keep those at `rows` (ascending), moved together."""
-    contiguous = list(rows) == list(range(len(rows)))
-    layer: Any
+    apart = list(rows) != list(range(len(rows)))
     for layer in _layers(cache):
         if not layer.is_initialized:
             continue  # layers that share another layer's entries hold none
-        if layer.is_compileable:  # a static layer: written in place
-            start = int(layer.get_seq_length()) - count
-            if not contiguous:
-                index = torch.tensor([start + row for row in rows], device=layer.keys.device)
-                layer.keys[:, :, start : start + len(rows)] = layer.keys[:, :, index]
-                layer.values[:, :, start : start + len(rows)] = layer.values[:, :, index]
-            _set_length(layer, start + len(rows))
-            continue
-        start = layer.keys.shape[-2] - count
+        static = isinstance(layer, StaticLayer)
+        start = (int(layer.get_seq_length()) if static else layer.keys.shape[-2]) - count
         end = start + len(rows)
-        if isinstance(layer, _PreallocatedLayer):
-            if not contiguous:
-                index = torch.tensor([rows], device=layer.device) + start
-                layer.move(index, torch.arange(start, end, device=layer.device)[None])
+        if apart:
+            source = torch.tensor(rows, device=layer.keys.device) + start
+            for x in (layer.keys, layer.values):
+                x[:, :, start:end] = x[:, :, source]
+        if static:
+            layer.cumulative_length.fill_(end)
+        elif isinstance(layer, _PreallocatedLayer):
             layer.trim(end)
-            continue
-        if contiguous:
-            keys, values = layer.keys[:, :, :end], layer.values[:, :, :end]
         else:
-            index = torch.tensor([start + row for row in rows], device=layer.keys.device)
-            keys = torch.cat([layer.keys[:, :, :start], layer.keys[:, :, index]], dim=-2)
-            values = torch.cat([layer.values[:, :, :start], layer.values[:, :, index]], dim=-2)
-        layer.cumulative_length -= count - len(rows)
-        if layer.cumulative_length >= layer.sliding_window:
-            keys, values = keys[:, :, 1 - layer.sliding_window :], values[:, :, 1 - layer.sliding_window :]
-        layer.keys, layer.values = keys, values
-
-
-def _set_length(layer: Any, length: int) -> None:
-    if isinstance(layer.cumulative_length, torch.Tensor):
-        layer.cumulative_length.fill_(length)
-    else:
-        layer.cumulative_length = length
-    if hasattr(layer, "cumulative_length_int"):
-        layer.cumulative_length_int = length
+            layer.cumulative_length -= count - len(rows)
+            layer.keys, layer.values = layer.keys[:, :, :end], layer.values[:, :, :end]
+            if layer.cumulative_length >= (window := layer.sliding_window):
+                layer.keys, layer.values = layer.keys[:, :, 1 - window :], layer.values[:, :, 1 - window :]
 
 
 def keep_rows(cache: Cache, lengths: Sequence[int], kept: Sequence[Sequence[int]]) -> None:
@@ -223,25 +187,25 @@ def select_rows(cache: Cache, rows: Sequence[int], used: int) -> None:
 
 
 def masks(
+    model: Any,
+    windows: dict[str, int | None],
     cache: Cache,
     trees: Sequence[DraftTree],
     count: int,
-    lengths: Sequence[int] | None,
-    padding: torch.Tensor | None,
-    windows: dict[str, int | None],
-    dtype: torch.dtype,
-    device: Any,
-) -> dict[str, torch.Tensor]:
+    lengths: Sequence[int] | None = None,
+    padding: torch.Tensor | None = None,
+) -> torch.Tensor | dict[str, torch.Tensor]:
     """Additive attention masks (rows, 1, count, entries): 0 where the root or a node may look, else the minimum.
 
     Args:
+        model: whose data type and device they get.
+        windows: the model's kinds of attention layer and their sliding windows; with several, one mask for each.
         cache: before the step.
         trees: each row's draft; its root is the step's first entry.
         count: entries of the step, at least one more than nodes in the largest tree; those past a row's tree are looked
             at by nobody.
         lengths: each row's entries before the step; None where all have as many.
         padding: bool, (rows, at most the entries before the step): False at padding; None when there is none.
-        windows: the model's kinds of attention layer and their sliding windows; one mask is made for each.
     """
     among = torch.eye(count, dtype=torch.bool).repeat(len(trees), 1, 1)
     among[:, :, 0] = True
@@ -255,33 +219,21 @@ def masks(
         # A cache that drops what slid out shows fewer entries in its sliding layers; others show all in every layer.
         sliding = window is not None
         layer = next((x for x in layers if isinstance(x, DynamicSlidingWindowLayer) == sliding), layers[0])
-        visible = _visible(layer, among, depth, lengths, padding, window)
-        mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
-        result[kind] = mask[:, None].to(device)
-    return result
-
-
-def _visible(
-    layer: Any,
-    among: torch.Tensor,
-    depth: torch.Tensor,
-    lengths: Sequence[int] | None,
-    padding: torch.Tensor | None,
-    window: int | None,
-) -> torch.Tensor:
-    rows, count = depth.shape
-    entries, offset = layer.get_mask_sizes(count)
-    past = int(layer.get_seq_length())
-    column = torch.arange(offset, offset + int(entries))  # position of each entry the layer shows
-    length = torch.tensor([past] * rows if lengths is None else lengths)[:, None]
-    known = column < length  # (rows, entries)
-    if padding is not None:
-        real = torch.nn.functional.pad(padding.cpu(), (0, max(past - padding.shape[1], 0)), value=True)
-        known &= real[:, column.clamp(max=past - 1)]
-    visible = known[:, None].repeat(1, count, 1)
-    if window is not None:
-        visible &= column > (length + depth)[:, :, None] - window
-        among = among & (depth[:, :, None] - depth[:, None] < window)
-    begin = past - offset
-    visible[:, :, begin : begin + count] = among
-    return visible
+        entries, offset = layer.get_mask_sizes(count)
+        past = int(layer.get_seq_length())
+        column = torch.arange(offset, offset + int(entries))  # position of each entry the layer shows
+        length = torch.tensor([past] * len(trees) if lengths is None else lengths)[:, None]
+        known = column < length  # (rows, entries)
+        if padding is not None:
+            real = torch.nn.functional.pad(padding.cpu(), (0, max(past - padding.shape[1], 0)), value=True)
+            known &= real[:, column.clamp(max=past - 1)]
+        visible = known[:, None].repeat(1, count, 1)
+        step = visible[:, :, past - offset : past - offset + count]
+        if window is None:
+            step[:] = among
+        else:
+            visible &= column > (length + depth)[:, :, None] - window
+            step[:] = among & (depth[:, :, None] - depth[:, None] < window)
+        mask = torch.zeros(visible.shape, dtype=model.dtype).masked_fill_(~visible, torch.finfo(model.dtype).min)
+        result[kind] = mask[:, None].to(model.device)
+    return result if len(result) > 1 else next(iter(result.values()))

@@ -80,25 +80,25 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
         model(input_ids=prompt, past_key_values=past, use_cache=True)
         kv.check(past)
         runner.begin(past)
+        per_entry = (0.0, 0.0)
         if runner.fixed:
             curve = CostCurve.measure(step, sizes=SIZES).in_steps()
             runner.end(past)
-            return CostCurve(curve.sizes, curve.seconds, length=length, steady=curve.steady)
-        curve = CostCurve.measure(step)
-        longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or _FAR
-        entries = min(_FAR, longest - length - MAX_DRAFT_TOKENS - 1)
-        per_entry = _per_entry(step, curve, past, entries) if entries >= 64 else (0.0, 0.0)
+        else:
+            curve = CostCurve.measure(step)
+            longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or _FAR
+            entries = min(_FAR, longest - length - MAX_DRAFT_TOKENS - 1)
+            per_entry = _per_entry(step, curve, past, entries) if entries >= 64 else per_entry
     return CostCurve(curve.sizes, curve.seconds, length=length, per_entry=per_entry, steady=curve.steady)
 
 
 def _per_entry(step: Callable[[int], float], curve: CostCurve, past: Any, entries: int) -> tuple[float, float]:
     """What `entries` more in the cache add to a step, for each of them: once, and for each token of a row."""
     kv.extend(past, entries)
-    few, many = 1, 32
     added = []
-    for tokens in (few, many):
+    for tokens in (1, 32):
         step(tokens)
         seconds = min(step(tokens) for _ in range(3))
         added.append(max(seconds - curve(tokens), 0.0) / entries)
-    each = max(added[1] - added[0], 0.0) / (many - few)
-    return max(added[0] - few * each, 0.0), each
+    each = max(added[1] - added[0], 0.0) / 31
+    return max(added[0] - each, 0.0), each

@@ -23,7 +23,6 @@ from aded.tree import DraftTree
 
 __all__ = ["CHUNK", "TransformersEngine", "top_k"]
 
-
 CHUNK = 1024  # tokens of long prompts that go through the model at once
 _TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")
 
@@ -128,7 +127,7 @@ class TransformersEngine:
         processors: every logits processor, in order.
         criteria: every stopping criterion.
         model_kwargs: what `generate` passes to its decoding methods (cache, masks, positions and the model's own).
-        runner: how passes are run; None: as the model runs them.
+        runner: how passes are run.
 
     Attributes:
         scores, logits: processed and raw scores of each emitted token where the configuration asks for them.
@@ -142,23 +141,18 @@ class TransformersEngine:
         processors: LogitsProcessorList,
         criteria: StoppingCriteriaList,
         model_kwargs: dict[str, Any],
-        runner: ForwardRunner | None = None,
+        runner: ForwardRunner,
     ) -> None:
-        self.model, self.config = model, generation_config
-        self.runner = ForwardRunner(model) if runner is None else runner
+        self.model, self.config, self.kwargs, self.runner = model, generation_config, model_kwargs, runner
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
-        self.kwargs = model_kwargs
         self._stopping = Stopping(criteria)
-        self.windows = attention_windows(model)
-        self.trees = verifies_trees(model)
-        cache = model_kwargs.get("past_key_values")
-        kv.check(cache)
+        self._windows, self._trees = attention_windows(model), verifies_trees(model)
+        kv.check(model_kwargs.get("past_key_values"))
         returns = generation_config.return_dict_in_generate
         self.scores: list[torch.Tensor] | None = [] if returns and generation_config.output_scores else None
         self.logits: list[torch.Tensor] | None = [] if returns and generation_config.output_logits else None
-        self.plain_greedy = (
-            not generation_config.do_sample and not processors and self.scores is None and self.logits is None
-        )
+        returned = self.scores is not None or self.logits is not None
+        self.plain_greedy = not generation_config.do_sample and not processors and not returned
         self.device = input_ids.device
         rows, self._prompt = input_ids.shape
         self.batch = rows > 1
@@ -193,9 +187,8 @@ class TransformersEngine:
     def prompt(self, row: int) -> list[int]:
         """A row's prompt without its padding."""
         ids = self._buffer[row, : self._prompt]
-        mask = self._mask
-        if mask is not None and mask.shape[1] == self._prompt:
-            ids = ids[mask[row].bool().to(ids.device)]
+        if self._mask is not None and self._mask.shape[1] == self._prompt:
+            ids = ids[self._mask[row].bool().to(ids.device)]
         prompt: list[int] = ids.tolist()
         return prompt
 
@@ -222,7 +215,7 @@ class TransformersEngine:
         """A path of d drafted tokens emits d + 1, and a static cache has only so many entries left."""
         left = kv.room(self.cache)
         nodes = MAX_DRAFT_TOKENS if left is None else min(left - 1, MAX_DRAFT_TOKENS)
-        return Limits([self.room - self._lengths[slot] - 1 for slot in slots], nodes=nodes, trees=self.trees)
+        return Limits([self.room - self._lengths[slot] - 1 for slot in slots], nodes=nodes, trees=self._trees)
 
     def prefill(self, top_k: int) -> list[_Scores]:
         """Run the prompts, by the model's own prefill."""
@@ -242,8 +235,8 @@ class TransformersEngine:
         """The configuration, with chunks for long prompts of text alone: a pass then takes bounded memory."""
         chunk = max(CHUNK // len(self._active), 1)
         special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in _TEXT_INPUTS)
-        short = self._prompt <= 2 * chunk
-        if self.config.prefill_chunk_size is not None or short or special or kv.room(self.cache) is not None:
+        special |= self.config.prefill_chunk_size is not None or kv.room(self.cache) is not None
+        if special or self._prompt <= 2 * chunk:
             return self.config
         config = copy(self.config)
         config.prefill_chunk_size = chunk
@@ -276,12 +269,11 @@ class TransformersEngine:
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
         if self.batch or self.runner.fixed or not trees[0].is_chain:
             lengths = self._entries if self.batch else None
-            masks = kv.masks(
-                self.cache, trees, count, lengths, self._padding, self.windows, self.model.dtype, self.model.device
+            inputs["attention_mask"] = kv.masks(
+                self.model, self._windows, self.cache, trees, count, lengths, self._padding
             )
-            inputs["attention_mask"] = masks if len(masks) > 1 else next(iter(masks.values()))
-        outputs = self.runner.run(inputs)
-        return self._scores(outputs.logits[:, -count:], [len(tree) + 1 for tree in trees], top_k)
+        logits = self.runner.run(inputs).logits[:, -count:]
+        return self._scores(logits, [len(tree) + 1 for tree in trees], top_k)
 
     def commit(self, outcomes: Outcomes) -> None:
         """Keep each root's entry and those of the nodes that stay."""
@@ -312,11 +304,10 @@ class TransformersEngine:
         places = [self._active.index(row) for row in rows]
         self._entries = [self._entries[place] for place in places]
         kv.select_rows(self.cache, places, self._longest())
-        held = {"mask": self._mask, "padding": self._padding, "position": self._position}
-        for name, value in held.items():
-            if value is not None:
+        for name in ("_mask", "_padding", "_position"):
+            if (value := getattr(self, name)) is not None:
                 # Positions of several kinds stand before the rows.
-                setattr(self, f"_{name}", value.index_select(-2, torch.tensor(places, device=value.device)))
+                setattr(self, name, value.index_select(-2, torch.tensor(places, device=value.device)))
         if self._mask is not None:
             self._mask = self._mask[:, : self._longest()]
         for name, value in self.kwargs.items():

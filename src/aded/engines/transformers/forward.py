@@ -1,27 +1,33 @@
-"""Forward runners: how a step's pass is run, as the model runs it, or compiled for a few numbers of tokens."""
+"""Forward runners: how a step's pass is run, as the model runs it, or compiled for a few numbers of tokens.
+
+A compiled pass knows the cache's place in memory: so static caches are kept in a pool from call to call.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import CompileConfig
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, grouped_attention
 from aded.engines.transformers.linear import fast_linear
-from aded.engines.transformers.static_cache import StaticCachePool
 from aded.tree import DraftTree
 
 __all__ = ["SIZES", "CompiledRunner", "ForwardRunner"]
 
-_WARM: WeakKeyDictionary[Any, set[tuple[str | None, int]]] = WeakKeyDictionary()
 SIZES = (1, 8, 24, MAX_DRAFT_TOKENS + 1)  # tokens of a compiled step: each is compiled once for each size of the cache
+_LEAST = 512  # entries of a static cache; each further size is twice the one before, so that few are compiled
+
+_CALLS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {}  # compiled passes, by how they are compiled
+_WARM: WeakKeyDictionary[Any, set[tuple[str | None, int]]] = WeakKeyDictionary()
+_SPARE: WeakKeyDictionary[Any, list[list[StaticLayer]]] = WeakKeyDictionary()
 
 
 class ForwardRunner:
@@ -52,13 +58,83 @@ class ForwardRunner:
 
     def blank(self, cache: Cache, count: int) -> Any:
         """A pass over `count` tokens that mean nothing, one after the other."""
-        return self.run(
-            {"input_ids": _blank(self._model, count), "past_key_values": cache, "use_cache": True},
-        )
+        ids = torch.ones(1, count, dtype=torch.long, device=self._model.device)
+        return self.run({"input_ids": ids, "past_key_values": cache, "use_cache": True})
 
     def end(self, cache: Cache) -> None:
         """Leave the cache as the library knows it."""
         kv.finish(cache)
+
+
+class _StaticCachePool:
+    """Puts a growing cache's entries into layers of fixed size and, in the end, back.
+
+    Layers that a call no longer uses are kept with the model for the next; calls at the same time have their own. A
+    cache that came with a fixed size is left as it is.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._spare = _SPARE.setdefault(model, [])
+        self._taken: list[StaticLayer] = []
+
+    @staticmethod
+    def sizes(first: int, last: int) -> list[int]:
+        """The sizes a cache has, one after the other, as it grows from `first` entries to `last`."""
+        sizes = [_LEAST]
+        while sizes[-1] < last:
+            sizes.append(2 * sizes[-1])
+        return [size for size in sizes if size >= first]
+
+    def take(self, cache: Cache, more: int) -> None:
+        """See to it that `more` entries fit."""
+        layers = cast("list[Any]", cache.layers)
+        growing = [i for i, layer in enumerate(layers) if layer.is_initialized and type(layer) is DynamicLayer]
+        ours = [i for i, layer in enumerate(layers) if any(layer is x for x in self._taken)]
+        places = growing or ours
+        if not places:
+            return
+        need = int(layers[places[0]].get_seq_length()) + more
+        if not growing and need <= self._taken[0].max_cache_len:
+            return
+        size = self.sizes(need, need)[0]
+        fixed: list[Any] = self._find(size, [layers[i] for i in places])
+        for i, layer in zip(places, fixed, strict=True):
+            used = int(layers[i].get_seq_length())
+            layer.keys[:, :, :used] = layers[i].keys[:, :, :used]
+            layer.values[:, :, :used] = layers[i].values[:, :, :used]
+            layer.cumulative_length.fill_(used)
+            layers[i] = layer
+        self._drop()
+        self._taken = fixed
+
+    def give_back(self, cache: Cache) -> None:
+        """Copy the entries into growing layers, and keep the fixed ones for the next call."""
+        for i, layer in enumerate(cast("list[Any]", cache.layers)):
+            if any(layer is x for x in self._taken):
+                used, plain = int(layer.get_seq_length()), DynamicLayer()
+                plain.lazy_initialization(layer.keys, layer.values)
+                plain.keys, plain.values = layer.keys[:, :, :used].clone(), layer.values[:, :, :used].clone()
+                cache.layers[i] = plain
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._taken:
+            self._spare[:] = [*self._spare[-3:], self._taken]
+        self._taken = []
+
+    def _find(self, size: int, like: list[Any]) -> list[StaticLayer]:
+        shapes = [(size, layer.dtype, layer.device) for layer in like]
+        for kept in list(self._spare):
+            if [(x.max_cache_len, x.dtype, x.device) for x in kept] == shapes:
+                try:
+                    self._spare.remove(kept)
+                except ValueError:  # another thread was faster
+                    continue
+                return kept
+        made = [StaticLayer(max_cache_len=size) for _ in like]
+        for fixed, layer in zip(made, like, strict=True):
+            fixed.lazy_initialization(layer.keys, layer.values)
+        return made
 
 
 class CompiledRunner(ForwardRunner):
@@ -75,10 +151,15 @@ class CompiledRunner(ForwardRunner):
 
     def __init__(self, model: Any, config: CompileConfig | None = None) -> None:
         super().__init__(model)
-        self._pool = StaticCachePool(model)
-        options = _options(model, config)
-        self.settings = json.dumps(options, sort_keys=True, default=repr)
-        self._call = _compiled(self.settings, options)
+        self._pool = _StaticCachePool(model)
+        if config is None:
+            config = CompileConfig(mode="default" if model.device.type == "cpu" else "reduce-overhead")
+        # Not `to_dict`, which copies a backend: each call would have one of its own, and compile anew.
+        options = {name: value for name, value in vars(config).items() if not name.startswith("_")} | {"dynamic": False}
+        self.settings = settings = json.dumps(options, sort_keys=True, default=repr)
+        if settings not in _CALLS:
+            _CALLS[settings] = torch.compile(_pass, **options)
+        self._call = _CALLS[settings]
 
     def begin(self, cache: Cache) -> None:
         self._pool.take(cache, SIZES[-1])
@@ -105,12 +186,12 @@ class CompiledRunner(ForwardRunner):
 
     def blank(self, cache: Cache, count: int) -> Any:
         model, start, tokens = self._model, int(cache.get_seq_length()), self.tokens(cache, count)
-        windows, chain = attention_windows(model), DraftTree.chain(range(count - 1))
-        masks = kv.masks(cache, [chain], tokens, None, None, windows, model.dtype, model.device)
         return self.run(
             {
-                "input_ids": _blank(model, tokens),
-                "attention_mask": masks if len(masks) > 1 else next(iter(masks.values())),
+                "input_ids": torch.ones(1, tokens, dtype=torch.long, device=model.device),
+                "attention_mask": kv.masks(
+                    model, attention_windows(model), cache, [DraftTree.chain(range(count - 1))], tokens
+                ),
                 "position_ids": torch.arange(start, start + tokens, device=model.device)[None],
                 "past_key_values": cache,
                 "use_cache": True,
@@ -127,7 +208,7 @@ class CompiledRunner(ForwardRunner):
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         kv.widen(cache)
         with fast_linear(model), grouped_attention(model):
-            model(input_ids=_blank(model, 1), past_key_values=cache, use_cache=True)
+            ForwardRunner(model).blank(cache, 1)
             for size in sizes:
                 self._pool.take(cache, size - 1)
                 for tokens in SIZES:
@@ -140,28 +221,6 @@ class CompiledRunner(ForwardRunner):
         self._pool.give_back(cache)
 
 
-def _blank(model: Any, tokens: int) -> torch.Tensor:
-    return torch.ones(1, tokens, dtype=torch.long, device=model.device)
-
-
-def _options(model: Any, config: CompileConfig | None) -> dict[str, Any]:
-    """Arguments of `torch.compile`."""
-    if config is None:
-        config = CompileConfig(mode="default" if model.device.type == "cpu" else "reduce-overhead")
-    # Not `to_dict`, which copies a backend: each call would have one of its own, and compile anew.
-    given = {name: value for name, value in vars(config).items() if not name.startswith("_")}
-    return {**given, "dynamic": False}
-
-
-def _compiled(settings: str, options: dict[str, Any]) -> Callable[[Any, dict[str, Any]], Any]:
-    """A pass, compiled; `settings` tells one from another. It is given the model, and so keeps none alive."""
-    if settings not in _CALLS:
-
-        def run(model: Any, inputs: dict[str, Any]) -> Any:
-            return model(**inputs, return_dict=True)
-
-        _CALLS[settings] = torch.compile(run, **options)
-    return _CALLS[settings]
-
-
-_CALLS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {}
+def _pass(model: Any, inputs: dict[str, Any]) -> Any:
+    """What is compiled. It is given the model, and so keeps none alive."""
+    return model(**inputs, return_dict=True)

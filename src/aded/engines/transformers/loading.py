@@ -110,20 +110,20 @@ class Loaded:
         width, recorder = max(map(len, prompts)), Recorder(top_k)
         rows = [[self.pad] * (width - len(prompt)) + prompt for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        choice: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            choice = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
         torch.manual_seed(seed)
         self.model.generate(
             torch.tensor(rows, device=self.model.device),
             attention_mask=torch.tensor(mask, device=self.model.device),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self.pad,
+            **self.options(max_new_tokens, temperature),
             custom_generate=generate,
             drafter=recorder,
-            **choice,
         )
         return recorder.answers()
+
+    def options(self, max_new_tokens: int, temperature: float, top_p: float = 1.0) -> dict[str, Any]:
+        """What `generate` is given to decode greedily, or for a temperature above 0 to sample from all tokens."""
+        options = {"max_new_tokens": max_new_tokens, "pad_token_id": self.pad, "do_sample": temperature > 0}
+        return options | ({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {})
 
 
 def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], None] = lambda text: None) -> Loaded:
@@ -150,9 +150,9 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
             loaded = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
             tokenizer = AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelLoadError(
-            f"cannot load the model {name}: {first} Give a folder, a GGUF file, or a hub id this machine can reach."
+            f"cannot load the model {name}: {_reason(error)} "
+            "Give a folder, a GGUF file, or a hub id this machine can reach."
         ) from error
     return Loaded(name, loaded.eval(), tokenizer)
 
@@ -191,11 +191,15 @@ def _converted(file: Path, name: str, report: Callable[[str], None]) -> Path:
             tokenizer.save_pretrained(scratch)
         scratch.rename(target)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelLoadError(f"cannot read {file} as a GGUF language model: {first}") from error
+        raise ModelLoadError(f"cannot read {file} as a GGUF language model: {_reason(error)}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message, or its kind."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager

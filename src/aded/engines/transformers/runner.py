@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from transformers.generation.streamers import BaseStreamer
 
-from aded.engines.base.answer import Answer
 from aded.engines.base.certificate import Certificate
-from aded.engines.base.runner import Runner
+from aded.engines.base.runner import Answer, Runner
 from aded.engines.transformers.api import generate
 from aded.engines.transformers.certificate import certify
 from aded.engines.transformers.forward import CompiledRunner
@@ -58,8 +57,8 @@ class EngineRunner(Runner):
         """See `Runner`."""
         if self.compile:
             CompiledRunner(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + max_new_tokens)
-        options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": self.loaded.pad}
-        self.loaded.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        options = self.loaded.options(4, 0.0)
+        self._generate(ids, options)
         self._generate(ids, options, drafter=self.scratch(), **self._ours)
 
     def certify(self, ids: torch.Tensor, row: int, emitted: list[int], settings: dict[str, Any]) -> Certificate | None:
@@ -84,12 +83,7 @@ class EngineRunner(Runner):
     def timed(self, ids: torch.Tensor, settings: dict[str, Any], stats: Stats | None) -> Answer:
         """See `Runner`."""
         ours = {} if stats is None else {**self._ours, "drafter": self.drafter, "stats": stats}
-        temperature = settings["temperature"]
-        options: dict[str, Any] = {"max_new_tokens": settings["max_new_tokens"], "pad_token_id": self.loaded.pad}
-        if temperature > 0:
-            options |= {"do_sample": True, "temperature": temperature, "top_p": settings["top_p"], "top_k": 0}
-        else:
-            options["do_sample"] = False
+        options = self.loaded.options(settings["max_new_tokens"], settings["temperature"], settings["top_p"])
         if (mask := settings.get("mask")) is not None:
             options["attention_mask"] = mask
         options |= settings.get("options", {})

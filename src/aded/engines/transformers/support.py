@@ -42,55 +42,42 @@ def refuse(
     kwargs: dict[str, Any],
 ) -> None:
     """Raise an UnsupportedError that names the reason, if there is one."""
-    mode = config.get_generation_mode()
+    cache: Any = kwargs.get("past_key_values")
+    returned = config.return_dict_in_generate
     reasons = {
-        "beam search and other modes than greedy and sampling keep several sequences": mode
+        "beam search and other modes than greedy and sampling keep several sequences": config.get_generation_mode()
         not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
         "encoder-decoder models are not supported": model.config.is_encoder_decoder,
         "a recurrent state cannot drop rejected drafts": getattr(model, "_is_stateful", False),
-        "attentions and hidden states of a tree pass differ in shape from plain decoding's": bool(
-            config.return_dict_in_generate and (config.output_attentions or config.output_hidden_states)
-        ),
+        "attentions and hidden states of a tree pass differ in shape from plain decoding's": returned
+        and (config.output_attentions or config.output_hidden_states),
         "synchronised generation over several processes is not supported": synced,
         "speculative decoding needs the key/value cache (use_cache=True)": not kwargs.get("use_cache", True),
     }
     if compile:
-        cache: Any = kwargs.get("past_key_values")
         reasons |= {
             "compile=True decodes one sequence": input_ids.shape[0] > 1,
             "compile=True needs a model whose attention takes a mask": not verifies_trees(model),
             "compile=True takes no cache with entries whose layers slide": kv.slides(cache)
             and cache.get_seq_length() > 0,
         }
-    if input_ids.shape[0] > 1:
-        reasons |= _batch_reasons(model, config, processors, criteria, kwargs)
+    if input_ids.shape[0] > 1:  # its rows are not in step
+        reasons |= {
+            "a batch needs a model whose attention takes a mask of its own for each row": not verifies_trees(model),
+            "a batch needs a growing cache that is empty": cache is not None
+            and (kv.room(cache) is not None or cache.get_seq_length() > 0),
+            "scores and logits of a batch are not returned": returned
+            and (config.output_scores or config.output_logits),
+            "a processor that tells a batch's rows apart cannot see one at a time": any(
+                isinstance(processor, _OF_WHOLE_BATCH) for processor in processors
+            ),
+            "without an end-of-sequence token, rows of a batch go on until a criterion holds for all of them": not any(
+                hasattr(criterion, "eos_token_id") for criterion in criteria
+            )
+            and any(not isinstance(criterion, MaxLengthCriteria | MaxTimeCriteria) for criterion in criteria),
+        }
     for reason, holds in reasons.items():
         if holds:
             raise UnsupportedError(f'{reason}; decode without ADED, or pass on_unsupported="fallback"')
-    if (cache := kwargs.get("past_key_values")) is not None:
+    if cache is not None:
         kv.check(cache)
-
-
-def _batch_reasons(
-    model: Any,
-    config: GenerationConfig,
-    processors: LogitsProcessorList,
-    criteria: StoppingCriteriaList,
-    kwargs: dict[str, Any],
-) -> dict[str, bool]:
-    """What one sequence can be asked for and a batch, whose rows are not in step, cannot."""
-    cache = kwargs.get("past_key_values")
-    ends = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
-    return {
-        "a batch needs a model whose attention takes a mask of its own for each row": not verifies_trees(model),
-        "a batch needs a growing cache that is empty": cache is not None
-        and (kv.room(cache) is not None or cache.get_seq_length() > 0),
-        "scores and logits of a batch are not returned": bool(
-            config.return_dict_in_generate and (config.output_scores or config.output_logits)
-        ),
-        "a processor that tells a batch's rows apart cannot see one at a time": any(
-            isinstance(processor, _OF_WHOLE_BATCH) for processor in processors
-        ),
-        "without an end-of-sequence token, rows of a batch go on until a criterion holds for all of them": not ends
-        and any(not isinstance(criterion, MaxLengthCriteria | MaxTimeCriteria) for criterion in criteria),
-    }

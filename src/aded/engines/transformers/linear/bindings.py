@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 
-from aded.engines.transformers.linear.repacking import RepackedWeights
 from aded.kernels import gemm_avx512_bf16, gemm_bf16
 from aded.kernels.openmp import Parallel
 
@@ -25,7 +26,42 @@ class LinearKernel(Protocol):
 
     def bind(self, layer: torch.nn.Linear) -> Forward:
         """The layer's forward pass on its weights as they are now."""
-        ...
+
+
+_SAMPLE = 64  # weights looked at to notice a change that left no other mark
+
+
+def _sample(weight: torch.Tensor) -> torch.Tensor:
+    return weight.reshape(-1)[:: max(1, weight.numel() // _SAMPLE)]
+
+
+class _RepackedWeights:
+    """Copies of a model's weights in another order, each made when first asked for; they live as long as their layers.
+
+    Args:
+        layers: all that will be asked for.
+        order: weights (out, in) -> the same in the kernel's order.
+
+    Raises:
+        LookupError: the copies would take over half of the memory that is free.
+    """
+
+    def __init__(self, layers: Sequence[torch.nn.Linear], order: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        size = sum(layer.weight.numel() * layer.weight.itemsize for layer in layers)
+        if size > psutil.virtual_memory().available / 2:
+            raise LookupError("no memory for a second copy of the weights")
+        self._order = order
+        # Each copy with what tells that it still is of the layer's weights: an adapter may be merged into them.
+        self._copies: WeakKeyDictionary[torch.nn.Linear, tuple[tuple[int, int], torch.Tensor, torch.Tensor]]
+        self._copies = WeakKeyDictionary()
+
+    def __call__(self, layer: torch.nn.Linear) -> torch.Tensor:
+        """The layer's weights as they are now, in the kernel's order."""
+        weight = layer.weight.detach()
+        mark, known = (weight.data_ptr(), weight._version), self._copies.get(layer)
+        if known is None or known[0] != mark or not torch.equal(_sample(weight), known[1]):
+            known = self._copies[layer] = mark, _sample(weight).clone(), self._order(weight)
+        return known[2]
 
 
 class Avx512Linear:
@@ -38,7 +74,7 @@ class Avx512Linear:
     def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
         if not gemm_avx512_bf16.has_bf16_dot():
             raise LookupError("no bfloat16 dot products")
-        self._weights = RepackedWeights(layers, _in_blocks)
+        self._weights = _RepackedWeights(layers, _in_blocks)
         self._run = Parallel(gemm_avx512_bf16.share, 8)
 
     def bind(self, layer: torch.nn.Linear) -> Forward:
@@ -106,7 +142,7 @@ class PrepackedLinear:
     def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             raise LookupError("no bfloat16 matrix instructions")
-        self._weights = RepackedWeights(layers, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, 1))
+        self._weights = _RepackedWeights(layers, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, 1))
 
     def bind(self, layer: torch.nn.Linear) -> Forward:
         """See `LinearKernel`."""

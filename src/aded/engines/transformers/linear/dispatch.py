@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -13,6 +14,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
+from aded.engines.transformers.attention import RefCountedPatch
 from aded.engines.transformers.linear.bindings import (
     Avx512Linear,
     Forward,
@@ -20,16 +22,16 @@ from aded.engines.transformers.linear.bindings import (
     PortableLinear,
     PrepackedLinear,
 )
-from aded.engines.transformers.patching import RefCountedPatch
 
 __all__ = ["fast_linear"]
 
 
+@dataclass
 class _Choice:
     """How a model's layers run: `kernel` for several tokens, and for a single one as well if `single`."""
 
-    def __init__(self, kernel: LinearKernel, *, single: bool) -> None:
-        self.kernel, self.single = kernel, single
+    kernel: LinearKernel
+    single: bool
 
 
 class _Forward:
@@ -83,13 +85,6 @@ def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
     ]
 
 
-_KERNELS: tuple[Callable[[list[torch.nn.Linear]], LinearKernel], ...] = (
-    Avx512Linear,
-    PrepackedLinear,
-    lambda layers: PortableLinear(),
-)
-
-
 @torch.no_grad()
 def _choose(layers: list[torch.nn.Linear]) -> _Choice | None:
     """The fastest way here, timed on this model's commonest shape at one, eight and 32 tokens."""
@@ -100,9 +95,11 @@ def _choose(layers: list[torch.nn.Linear]) -> _Choice | None:
     inputs = torch.zeros(41, common[1], dtype=torch.bfloat16).split([1, 8, 32])
     plain = [_fastest([layer.forward for layer in tried], x) for x in inputs]
     best, choice = plain, None
-    for make in _KERNELS:
+    makers: tuple[Callable[[], LinearKernel], ...]
+    makers = partial(Avx512Linear, layers), partial(PrepackedLinear, layers), PortableLinear
+    for make in makers:
         try:
-            kernel = make(layers)
+            kernel = make()
         except LookupError:
             continue
         others = [kernel.bind(layer) for layer in tried]
@@ -129,13 +126,12 @@ def fast_linear(model: Any) -> Iterator[None]:
     Nothing changes on other devices and in other data types.
     """
     layers = [] if getattr(_ACTIVE, "on", False) else _layers(model)
-    if not layers:
-        yield
-        return
-    known, threads = _CHOSEN.setdefault(model, {}), torch.get_num_threads()
-    if threads not in known:
-        known[threads] = _choose(layers)
-    choice = known[threads]
+    choice = None
+    if layers:
+        known, threads = _CHOSEN.setdefault(model, {}), torch.get_num_threads()
+        if threads not in known:
+            known[threads] = _choose(layers)
+        choice = known[threads]
     if choice is None:
         yield
         return
