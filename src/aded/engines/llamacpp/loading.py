@@ -12,8 +12,7 @@ import llama_cpp
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from aded.budget.cost import CostCurve
-from aded.engines.base.embedded import EMBEDDED, embedded_file
-from aded.engines.base.loaded import RecordedAnswer, Recorder
+from aded.engines.base.loaded import EMBEDDED, RecordedAnswer, Recorder, embedded_file
 from aded.engines.llamacpp.api import accelerate, prepare
 from aded.engines.llamacpp.engine import clear
 from aded.errors import ContextFullError, ModelLoadError

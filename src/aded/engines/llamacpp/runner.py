@@ -20,7 +20,6 @@ class EngineRunner(Runner):
     """A loaded model and its drafter."""
 
     def warm_up(self, ids: list[int], max_new_tokens: int) -> None:
-        """See `Runner`."""
         settings = {"max_new_tokens": min(4, max_new_tokens), "temperature": 0.0, "top_p": 1.0, "seed": 0}
         self.plain(ids, **settings)
         EngineRunner(self.loaded, self.scratch(), self.max_draft_tokens).answer(ids, **settings)
@@ -30,7 +29,6 @@ class EngineRunner(Runner):
         return certify(self.loaded.llama, ids, emitted) if settings["temperature"] == 0.0 else None
 
     def timed(self, ids: list[int], settings: dict[str, Any], stats: Stats | None) -> Answer:
-        """See `Runner`."""
         llama, on_text = self.loaded.llama, settings.get("on_text")
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         sampling = {"temp": settings["temperature"], "top_p": settings["top_p"], "seed": settings["seed"]}

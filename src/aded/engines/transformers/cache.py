@@ -66,18 +66,18 @@ class _PreallocatedLayer(DynamicLayer):
         """Forget all but the first `used` entries."""
         self.keys, self.values = (x[:, :, :used] for x in self._buffers)
 
-    def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows only."""
-        used = self.keys.shape[-2]
+    def select(self, rows: torch.Tensor, used: int) -> None:
+        """Keep these rows only, and the first `used` entries."""
         self._buffers = [x[rows] for x in self._buffers]
         self.trim(used)
 
-    def plain(self) -> DynamicLayer:
-        """The layer as the library knows it."""
-        layer = DynamicLayer()
-        layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, True
-        layer.keys, layer.values = self.keys, self.values
-        return layer
+
+def plain(keys: torch.Tensor, values: torch.Tensor) -> DynamicLayer:
+    """A growing layer of these entries, as the library knows it."""
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys, values
+    return layer
 
 
 def check(cache: Cache | None) -> None:
@@ -117,7 +117,7 @@ def finish(cache: Cache) -> None:
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.record_past = False
         elif isinstance(layer, _PreallocatedLayer):
-            cache.layers[index] = layer.plain()
+            cache.layers[index] = plain(layer.keys, layer.values)
 
 
 def extend(cache: Cache, entries: int) -> None:
@@ -182,8 +182,7 @@ def select_rows(cache: Cache, rows: Sequence[int], used: int) -> None:
     """Keep these rows of a batch only, and the first `used` entries."""
     for layer in _layers(cache):
         if layer.is_initialized:
-            layer.trim(used)
-            layer.select(torch.tensor(rows, device=layer.device))
+            layer.select(torch.tensor(rows, device=layer.device), used)
 
 
 def masks(

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache
 
 from aded.engines.base.certificate import Certificate, certificate_of
@@ -45,8 +44,7 @@ def certify(
         ValueError: the output does not begin with the prompt, or shapes are not (1, length).
     """
     prompt = input_ids.shape[-1]
-    same_start = output_ids.ndim == 2 and len(output_ids) == 1 and torch.equal(output_ids[:, :prompt], input_ids)
-    if not same_start:
+    if output_ids.ndim != 2 or len(output_ids) != 1 or not torch.equal(output_ids[:, :prompt], input_ids):
         raise ValueError("output_ids must be (1, prompt + output) and begin with input_ids (1, prompt)")
     emitted = output_ids[0, prompt:]
     if not len(emitted):
@@ -56,13 +54,10 @@ def certify(
     noise = -temperature * _noise(plain, seed, row, rows).log() if temperature > 0 else None
     # Long prompts are taken in in pieces, which moves scores as well.
     pieces = whole if prompt <= 2 * CHUNK else _after_prompt(model, input_ids, CHUNK)
-    replays = (_numpy(_replay(model, output_ids, prompt, shape, pieces)) for shape in (2, 5, 16, 33))
-    return certificate_of(emitted.cpu().numpy(), _numpy(plain), replays, None if noise is None else _numpy(noise))
-
-
-def _numpy(scores: torch.Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = scores.float().cpu().numpy()
-    return array
+    replays = (_replay(model, output_ids, prompt, shape, pieces).cpu().numpy() for shape in (2, 5, 16, 33))
+    return certificate_of(
+        emitted.cpu().numpy(), plain.cpu().numpy(), replays, None if noise is None else noise.cpu().numpy()
+    )
 
 
 def _noise(logits: torch.Tensor, seed: int, row: int, rows: int) -> torch.Tensor:

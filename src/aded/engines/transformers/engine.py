@@ -72,7 +72,8 @@ class _Pass:
         self.k = k
 
     @cached_property
-    def _fetched(self) -> NDArray[np.int32]:
+    def fetched(self) -> NDArray[np.int32]:
+        """int32 (rows, tokens, 1 + 2 k): the best token, the likeliest ids, and the bits of their probabilities."""
         best = [self.logits.argmax(-1, keepdim=True).int()]
         if self.k:
             ids = top_k(self.logits, self.k)
@@ -80,15 +81,6 @@ class _Pass:
             best += [ids.int(), probs.contiguous().view(torch.int32)]
         fetched: NDArray[np.int32] = torch.cat(best, dim=-1).cpu().numpy()
         return fetched
-
-    def greedy(self, index: int, token: int) -> int:
-        """The best token of a row at a position."""
-        return int(self._fetched[index, token, 0])
-
-    def top_k(self, index: int, count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Likeliest ids and probabilities of a row's first positions, both (count, k)."""
-        ids, probs = np.split(self._fetched[index, :count, 1:], 2, axis=-1)
-        return ids, probs.view(np.float32)
 
 
 class _Scores:
@@ -105,7 +97,7 @@ class _Scores:
     def choose(self, row: int) -> int:
         engine = self._engine
         if engine.plain_greedy:
-            return self._pass.greedy(self._index, row)
+            return int(self._pass.fetched[self._index, row, 0])
         logits = self._pass.logits[self._index, row : row + 1].to(engine.device, copy=True)
         scores = engine.processors[self._slot](engine.ids(self._slot), logits)
         self.chosen_from = scores, logits
@@ -114,7 +106,10 @@ class _Scores:
         return int(scores.argmax(-1))
 
     def top_k(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-        return self._pass.top_k(self._index, self._count) if self._pass.k else None
+        if not self._pass.k:
+            return None
+        ids, probs = np.split(self._pass.fetched[self._index, : self._count, 1:], 2, axis=-1)
+        return ids, probs.view(np.float32)
 
 
 class TransformersEngine:

@@ -111,10 +111,8 @@ class _StaticCachePool:
         """Copy the entries into growing layers, and keep the fixed ones for the next call."""
         for i, layer in enumerate(cast("list[Any]", cache.layers)):
             if any(layer is x for x in self._taken):
-                used, plain = int(layer.get_seq_length()), DynamicLayer()
-                plain.lazy_initialization(layer.keys, layer.values)
-                plain.keys, plain.values = layer.keys[:, :, :used].clone(), layer.values[:, :, :used].clone()
-                cache.layers[i] = plain
+                used = int(layer.get_seq_length())
+                cache.layers[i] = kv.plain(layer.keys[:, :, :used].clone(), layer.values[:, :, :used].clone())
         self._drop()
 
     def _drop(self) -> None:

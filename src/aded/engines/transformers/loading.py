@@ -19,8 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from aded.budget.cost import CostCurve
-from aded.engines.base.embedded import EMBEDDED, embedded_file
-from aded.engines.base.loaded import RecordedAnswer, Recorder
+from aded.engines.base.loaded import EMBEDDED, RecordedAnswer, Recorder, embedded_file
 from aded.engines.transformers.api import generate
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.forward import CompiledRunner

@@ -23,7 +23,7 @@ class _TextStreamer(BaseStreamer):
     """Passes on each stretch of text as soon as later tokens cannot change it."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None] | None) -> None:
-        self._tokenizer, self._on_text = tokenizer, on_text
+        self._tokenizer, self._on_text = tokenizer, on_text or (lambda text: None)
         self._tokens: list[int] = []
         self._shown = 0
         self._prompt = True
@@ -45,8 +45,7 @@ class _TextStreamer(BaseStreamer):
         self._show(self._tokenizer.decode(self._tokens, skip_special_tokens=True) + "\n")
 
     def _show(self, text: str) -> None:
-        if self._on_text is not None:
-            self._on_text(text[self._shown :])
+        self._on_text(text[self._shown :])
         self._shown = len(text)
 
 
@@ -54,7 +53,6 @@ class EngineRunner(Runner):
     """A loaded model and its drafter."""
 
     def warm_up(self, ids: torch.Tensor, max_new_tokens: int) -> None:
-        """See `Runner`."""
         if self.compile:
             CompiledRunner(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + max_new_tokens)
         options = self.loaded.options(4, 0.0)
@@ -81,7 +79,6 @@ class EngineRunner(Runner):
         return output
 
     def timed(self, ids: torch.Tensor, settings: dict[str, Any], stats: Stats | None) -> Answer:
-        """See `Runner`."""
         ours = {} if stats is None else {**self._ours, "drafter": self.drafter, "stats": stats}
         options = self.loaded.options(settings["max_new_tokens"], settings["temperature"], settings["top_p"])
         if (mask := settings.get("mask")) is not None:

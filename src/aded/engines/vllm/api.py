@@ -7,7 +7,7 @@ import time
 from multiprocessing.util import Finalize
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,17 +56,13 @@ class AdedProposer:
         self._step: StepDrafter | None = None
         if not _first_rank():
             return
-        drafter = server_drafter(
-            settings.drafter,
-            memory_mb=settings.memory_mb,
-            sequence_mb=settings.sequence_mb,
-            corpus=settings.corpus or None,
-        )
+        sizes = {"memory_mb": settings.memory_mb, "sequence_mb": settings.sequence_mb}
+        drafter = server_drafter(settings.drafter, corpus=settings.corpus or None, **sizes)
         state = Path(settings.state) if settings.state else None
         if state is not None and not isinstance(drafter, Saved):
             raise SettingsError(f"the drafter {settings.drafter} keeps no state; leave out state, or use adaptive")
         bind_drafter(drafter, vocabulary, _fingerprint(model), state)
-        self._state, self._drafter = state, drafter
+        self._state, self._drafter = state, cast(Saved, drafter)  # it is one where there is a state
         self._step = StepDrafter(
             drafter,
             requests=most,
@@ -75,7 +71,7 @@ class AdedProposer:
             min_probability=settings.min_probability,
         )
         if self._state is not None and not getattr(vllm_config.parallel_config, "data_parallel_rank", 0):
-            self._keep_saving(self._step, drafter)
+            self._keep_saving(self._step)
 
     def propose(
         self,
@@ -105,15 +101,15 @@ class AdedProposer:
 
     def save(self) -> None:
         """Save what was learned, where a state file was named. What fails is logged: serving goes on."""
-        if self._state is None or not isinstance(self._drafter, Saved):
+        if self._state is None:
             return
         try:
             self._drafter.save(self._state)
         except AdedError as error:
             _log.warning("%s", error)
 
-    def _keep_saving(self, step: StepDrafter, drafter: Any) -> None:
-        done = Event()
+    def _keep_saving(self, step: StepDrafter) -> None:
+        done, drafter = Event(), self._drafter
 
         def finish() -> None:
             done.set()

@@ -107,8 +107,12 @@ class StepDrafter:
         for i in begun:
             start = self._speculator.start_later if late else self._speculator.start
             start(int(slots[i]), tokens[rows[i], : ends[i]].copy())
-        old = (slots, rows, ends, fresh) if not begun else tuple(x[~new] for x in (slots, rows, ends, fresh))
-        self._observe(*old, tokens, self._prompt_tokens(old[0], len(begun), len(emitted), scheduled))
+        known = (slots, rows, ends, fresh) if not begun else tuple(x[~new] for x in (slots, rows, ends, fresh))
+        old, old_rows, old_ends, old_fresh = known
+        recent = self._requests.recent(tokens, old_rows, old_ends, self._width)
+        prompt_tokens = self._prompt_tokens(old, len(begun), len(emitted), scheduled)
+        outcomes = ChainOutcomes(recent, old_fresh, self._verified[old])
+        self._speculator.observe(old, outcomes, prompt_tokens=prompt_tokens)
         depth = np.minimum(np.maximum(self._max_length - ends - 1, 0), self._most)  # a token is emitted besides
         if late:
             depth[new] = 0  # their slot is not theirs yet
@@ -126,19 +130,6 @@ class StepDrafter:
     def join(self) -> None:
         """Wait until what the last step emitted is learned."""
         self._speculator.join()
-
-    def _observe(
-        self,
-        slots: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        ends: NDArray[np.int64],
-        fresh: NDArray[np.int64],
-        tokens: NDArray[np.int32],
-        prompt_tokens: int | None,
-    ) -> None:
-        recent = self._requests.recent(tokens, rows, ends, self._width)
-        outcomes = ChainOutcomes(recent, fresh, self._verified[slots])
-        self._speculator.observe(slots, outcomes, prompt_tokens=prompt_tokens)
 
     def _prompt_tokens(self, slots: NDArray[np.int64], begun: int, rows: int, scheduled: int | None) -> int | None:
         """Tokens of prompts in the last pass; None where the time since the last proposal says nothing."""

@@ -78,7 +78,6 @@ class Avx512Linear:
         self._run = Parallel(gemm_avx512_bf16.share, 8)
 
     def bind(self, layer: torch.nn.Linear) -> Forward:
-        """See `LinearKernel`."""
         if layer.in_features % 2:
             return partial(torch.nn.functional.linear, weight=layer.weight, bias=layer.bias)
         bias = torch.zeros(layer.out_features + -layer.out_features % gemm_avx512_bf16.FEATURES)
@@ -116,7 +115,6 @@ class PortableLinear:
         self._run = Parallel(gemm_bf16.share, 7)
 
     def bind(self, layer: torch.nn.Linear) -> Forward:
-        """See `LinearKernel`."""
         return partial(self._forward, layer.weight, layer.bias)
 
     def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
@@ -145,6 +143,5 @@ class PrepackedLinear:
         self._weights = _RepackedWeights(layers, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, 1))
 
     def bind(self, layer: torch.nn.Linear) -> Forward:
-        """See `LinearKernel`."""
         weight, bias, multiply = self._weights(layer), layer.bias, torch.ops.mkldnn._linear_pointwise.default
         return lambda x: multiply(x, weight, bias, "none", [], "")

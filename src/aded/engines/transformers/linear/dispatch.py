@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import threading
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -110,13 +110,11 @@ def _choose(layers: list[torch.nn.Linear]) -> _Choice | None:
 
 
 def _fastest(calls: Sequence[Forward], x: torch.Tensor) -> float:
-    times = []
-    for _ in range(6):
-        started = perf_counter()
+    def run() -> None:
         for call in calls:
             call(x)
-        times.append(perf_counter() - started)
-    return min(times)
+
+    return min(timeit.repeat(run, number=1, repeat=6))
 
 
 @contextmanager
