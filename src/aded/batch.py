@@ -197,7 +197,6 @@ class Outcomes(tuple[Outcome, ...]):
         return np.array([len(outcome.emitted) for outcome in self], np.int64)
 
     def verified(self) -> tuple[Nodes, NDArray[np.bool_]]:
-        """See `StepOutcomes`."""
         trees = [DraftTree.empty() if outcome.finished else outcome.tree for outcome in self]
         accepted = [outcome.accepted_nodes() for outcome in self if not outcome.finished]
         return _flat(trees), np.concatenate([np.empty(0, np.bool_), *accepted])
@@ -218,6 +217,5 @@ class ChainOutcomes:
     paths: NDArray[np.float32]
 
     def verified(self) -> tuple[Nodes, NDArray[np.bool_]]:
-        """See `StepOutcomes`."""
         nodes = Nodes(*chains.flatten(self.paths))
         return nodes, nodes.depth < self.emitted[nodes.draft] - 1

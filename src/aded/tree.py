@@ -71,10 +71,8 @@ class DraftTree:
         if len(parent_array) != n or len(scores) != n:
             raise DraftTreeError(f"{n} tokens, {len(parent_array)} parents and {len(scores)} log-probabilities")
         depths = np.zeros(n, np.int32)
-        for i, parent in enumerate(parent_array):
-            if not -1 <= parent < i:
-                raise DraftTreeError(f"node {i} has parent {parent}; a parent must come before its child, or be -1")
-            depths[i] = depths[parent] + 1 if parent >= 0 else 0
+        for i, parent in enumerate(parent_array.tolist()):
+            depths[i] = depths[parent] + 1 if 0 <= parent < i else 0
         tree = cls(token_array, parent_array, depths, scores)
         tree.validate()
         return tree
@@ -87,8 +85,9 @@ class DraftTree:
         if n == 0:
             return
         order = np.arange(n)
-        if (self.parents < -1).any() or (self.parents >= order).any():
-            raise DraftTreeError("a parent must come before its child, or be -1")
+        if len(wrong := np.flatnonzero((self.parents < -1) | (self.parents >= order))):
+            node, parent = wrong[0], self.parents[wrong[0]]
+            raise DraftTreeError(f"node {node} has parent {parent}; a parent must come before its child, or be -1")
         if (self.tokens < 0).any():
             raise DraftTreeError("a token id cannot be negative")
         below = self.parents >= 0

@@ -14,10 +14,11 @@ from aded import AdedError, UnknownDrafterError
 from aded.bench import live
 from aded.bench.contenders import Contender, contenders
 from aded.bench.requests import lengthened
-from aded.bench.summary import acceptance_by_depth, summarise
+from aded.bench.summary import summarise
 from aded.cli import app
 from aded.engines.transformers.loading import Loaded
 from aded.traces import Prompt
+from aded.traces.replay import acceptance_by_depth
 from support.models import build
 from support.tokenizers import Words
 

@@ -12,8 +12,6 @@ import psutil
 from aded.engines.base.cost_files import processor
 from aded.engines.base.loaded import LoadedModel
 
-__all__ = ["environment"]
-
 
 def environment(loaded: LoadedModel) -> dict[str, Any]:
     """Machine, software, model and date, as plain values."""

@@ -24,8 +24,6 @@ from aded.traces.prompts import Prompt
 from aded.traces.record import record
 from aded.traces.replay import replay
 
-__all__ = ["NODES", "Run", "mat_by_nodes", "measure"]
-
 NODES = (1, 2, 4, 8, 16, 32, 64)
 _COUNTED = ("steps", "draft_s", "verify_s", "learn_s", "drafted")
 _VERDICT = ("identical", "tie", "first_difference", "margin", "noise")

@@ -12,8 +12,6 @@ from plotly import graph_objects as go
 from aded.bench.contenders import PLAIN
 from aded.bench.live import NODES
 
-__all__ = ["page"]
-
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #57606a; --line: #d8dee4; --back: #ffffff; --card: #f6f8fa; }
 @media (prefers-color-scheme: dark) {

@@ -10,8 +10,6 @@ from typing import Any
 from aded.engines.base.loaded import LoadedModel
 from aded.traces.prompts import Prompt
 
-__all__ = ["Request", "lengthened", "requests"]
-
 
 @dataclass(frozen=True)
 class Request:

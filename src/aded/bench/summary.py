@@ -11,8 +11,6 @@ from aded.bench.contenders import PLAIN
 from aded.bench.live import Run
 from aded.traces.replay import acceptance_by_depth
 
-__all__ = ["acceptance_by_depth", "summarise"]
-
 
 def summarise(runs: Sequence[Run], *, engine: str, state_mb: dict[str, float | None]) -> list[dict[str, Any]]:
     """One object a contender, in the order they appear.

@@ -11,8 +11,6 @@ from rich.table import Table
 
 from aded.bench.contenders import PLAIN
 
-__all__ = ["plot", "show"]
-
 
 def show(report: dict[str, Any], console: Console) -> None:
     """Print the figures of every contender, then speedups by category; of long prompts, decoding's alone as well."""

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from aded.batch import Nodes
 from aded.kernels.jit import jit
 
-__all__ = ["Acceptance", "Evidence"]
-
 _EDGES = np.array([0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.93, 0.98])  # upper ones of path probabilities
 _DEPTHS = 3  # classes: the first token of a path, the next two, those after
 _CLASS_PRIOR = 5.0  # tokens of evidence that a class is as likely as it says

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["Backoff"]
-
 _PATIENCE = 3  # drafts in a row that may fail to pay before any step is passed over
 _MOST = 16  # steps from one draft to the next, at most: the machine or the text may have changed
 

@@ -9,8 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_DRAFT_TOKENS", "SIZES", "CostCurve", "MeasuredCost", "OnlineFit", "Pass", "StepCost"]
-
 MAX_DRAFT_TOKENS = 64  # of one sequence in one step: the widest step that is measured, but for the root
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_DRAFT_TOKENS + 1)  # tokens of the steps that are measured
 
@@ -225,13 +223,11 @@ class MeasuredCost:
         return True
 
     def per_token(self, expected: NDArray[np.float64], sequences: int, each: int) -> NDArray[np.float64]:
-        """See `StepCost`."""
         tokens = sequences + each * np.arange(len(expected))
         per_token: NDArray[np.float64] = self._fit(self._at(tokens, sequences)) / expected
         return per_token
 
     def observe(self, step: Pass) -> None:
-        """See `StepCost`."""
         tokens = np.array([step.tokens])
         self._fit.learn(float(self._at(tokens, step.sequences)[0]), step.seconds)
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from aded.budget.cost import Pass
 from aded.kernels.jit import jit
 
-__all__ = ["LearnedCost"]
-
 _RATE = 0.1  # of the latest observation in a mean
 _YOUNG, _OLD = 32, 512  # steps after which a mean is forgotten, and what it was made for tried again
 _CLASSES = 96  # of sizes: to some 26 million tokens

@@ -12,8 +12,6 @@ from aded.budget.acceptance import Acceptance, Evidence
 from aded.budget.backoff import Backoff
 from aded.budget.cost import MAX_DRAFT_TOKENS, Pass, StepCost
 
-__all__ = ["AdaptiveBudget", "Budget", "FixedBudget"]
-
 _LEAD = 2  # tokens by which a sequence must be ahead of the slowest for its own to count half
 _LATEST = 0.1  # share of the latest observation in a moving average
 _LEAST_CAP = 8  # nodes that are worth drafting in any case: what pays can change from step to step
@@ -128,7 +126,6 @@ class AdaptiveBudget(Budget):
 
     @property
     def in_backoff(self) -> bool:  # type: ignore[override]
-        """See `Budget`."""
         return self._backoff.active
 
     def start(self, slot: int) -> None:
@@ -136,7 +133,6 @@ class AdaptiveBudget(Budget):
         self._acceptance.start(slot)
 
     def draft_cap(self, slots: NDArray[np.int64]) -> int:
-        """See `Budget`."""
         skipped = self._backoff.skip()
         if skipped:
             self._acceptance.relax(slots)
@@ -144,7 +140,6 @@ class AdaptiveBudget(Budget):
         return self._cap if self._drafted else 0
 
     def choose(self, slots: NDArray[np.int64], drafts: Drafts, emitted: NDArray[np.int64]) -> Drafts:
-        """See `Budget`."""
         if not self._ragged and not drafts.size:
             return drafts
         nodes, count = drafts.nodes(), len(slots)
@@ -183,7 +178,6 @@ class AdaptiveBudget(Budget):
         self.threshold = min(max(self.threshold, self._min_probability), 0.8)
 
     def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> None:
-        """See `Budget`."""
         nodes, accepted = outcomes.verified()
         if len(accepted):
             self._acceptance.learn(slots, nodes, accepted)
@@ -193,7 +187,6 @@ class AdaptiveBudget(Budget):
         return sequences + drafts.size if self._ragged else super().tokens(sequences, drafts)
 
     def timed(self, step: Pass | None, drafting_s: float, learning_s: float) -> None:
-        """See `Budget`."""
         if step is not None:
             self._cost.observe(step)
             # The first times can include compiling.

@@ -13,8 +13,6 @@ from rich.console import Console
 from aded.cli import options
 from aded.cli.options import open_runner
 
-__all__ = ["chat", "generate"]
-
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer; - reads it from standard input.")],

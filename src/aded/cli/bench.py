@@ -15,8 +15,6 @@ from aded.cli.progress import progress_bar
 from aded.errors import AdedError
 from aded.files import replace
 
-__all__ = ["bench", "calibrate"]
-
 _DRAFTERS = {
     "transformers": "adaptive,prompt-lookup,token-recycling,hf-prompt-lookup,none",
     "llamacpp": "adaptive,prompt-lookup,llama-prompt-lookup-2,llama-prompt-lookup-10,none",

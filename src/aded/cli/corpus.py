@@ -17,8 +17,6 @@ from aded.cli.progress import progress_bar
 from aded.errors import CorpusFileError
 from aded.representative import Corpus, Representative
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="Make, join and inspect what drafters know beforehand.")
 
 # What comes anywhere (length 0) is better learned live; eight tokens of context rarely come again in other text.

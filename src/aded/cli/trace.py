@@ -17,8 +17,6 @@ from aded.cli.progress import progress_bar
 from aded.errors import AdedError, CorpusFileError
 from aded.representative import Corpus
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="Record what a model says; replay drafters against it without the model.")
 
 

@@ -14,8 +14,6 @@ from aded.engines.transformers.loading import Loaded
 from aded.representative import Representative, context_windows
 from aded.traces.trace import Trace
 
-__all__ = ["learn_trace", "learn_vocabulary"]
-
 _TOP_K = 8
 
 

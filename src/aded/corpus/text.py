@@ -21,8 +21,6 @@ from aded.errors import CorpusFileError
 from aded.representative import Representative
 from aded.representative.corpus import Corpus
 
-__all__ = ["Block", "blocks_of_files", "blocks_of_texts", "learn_blocks", "text_files"]
-
 _BLOCK = 1 << 18
 _CHECKPOINT_S = 60.0
 

@@ -20,8 +20,6 @@ from aded.search import best_first, likeliest_chains, mcts
 from aded.search.best_first import fill_context
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["CHOICE_WEIGHT", "PROMPT_PROBABILITY", "AdaptiveDrafter", "initial_weights"]
-
 _SEARCHES: dict[str, Callable[..., DraftTree]] = {"best_first": best_first, "mcts": mcts}
 
 # Observations it takes to believe a context half, by its length: where the interpolation starts before it knows better.

@@ -15,21 +15,6 @@ from aded.batch import ChainOutcomes, Drafts, Limits, Outcomes, StepOutcomes, Tr
 from aded.errors import UnknownDrafterError
 from aded.tree import DraftTree, Outcome
 
-__all__ = [
-    "BatchDrafter",
-    "Drafter",
-    "Private",
-    "Saved",
-    "Session",
-    "Slots",
-    "TokenBuffer",
-    "create",
-    "names",
-    "open_slots",
-    "register",
-    "takes",
-]
-
 
 class Session(Protocol):
     """One sequence being decoded."""

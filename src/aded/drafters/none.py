@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from aded.drafters.base import register
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["NoDrafter"]
-
 
 @register("none")
 class NoDrafter:

@@ -9,8 +9,6 @@ from aded.representative import Interpolation, InterpolationWeights, Representat
 from aded.search import mcts
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["PaperDrafter"]
-
 
 @register("paper")
 class PaperDrafter:

@@ -9,8 +9,6 @@ import numpy as np
 from aded.drafters.base import TokenBuffer, register
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["PromptLookupDrafter"]
-
 
 @register("prompt-lookup")
 class PromptLookupDrafter:

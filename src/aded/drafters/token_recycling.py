@@ -9,8 +9,6 @@ from functools import lru_cache
 from aded.drafters.base import register
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["TokenRecyclingDrafter"]
-
 
 @lru_cache
 def _template(nodes: int, width: int, depth: int) -> tuple[tuple[int, int], ...]:

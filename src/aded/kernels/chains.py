@@ -6,8 +6,6 @@ import numpy as np
 
 from aded.kernels.jit import jit
 
-__all__ = ["flatten", "keep"]
-
 
 @jit
 def flatten(paths):

@@ -17,8 +17,6 @@ from numba import carray, types
 from aded.kernels.jit import jit
 from aded.kernels.openmp import call, compile_time, pointer
 
-__all__ = ["FEATURES", "TOKENS", "has_bf16_dot", "share"]
-
 llvm.initialize_native_asmparser()  # for the two instructions that LLVM has no portable name for
 
 _LANES = 16  # float32 sums in a register

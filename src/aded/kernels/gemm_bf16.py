@@ -13,8 +13,6 @@ from numba import carray
 from aded.kernels.jit import jit, jit_with
 from aded.kernels.openmp import call, pointer
 
-__all__ = ["share"]
-
 _FEATURES = 32  # output features a thread's share is a multiple of
 _TOKENS = 64  # tokens whose inputs stay in a core's cache meanwhile
 _INPUTS = 512  # inputs of four features, widened to float32, that fit the nearest cache

@@ -23,8 +23,6 @@ import numba
 
 from aded.files import cache_folder
 
-__all__ = ["COMPILED", "callback", "jit", "jit_nogil", "kernel_folder"]
-
 # The parts of the package whose files may hold compiled functions, or constants that these read.
 COMPILED = ("kernels", "representative", "search", "budget", "drafters", "engines/vllm")
 

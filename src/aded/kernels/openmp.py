@@ -13,8 +13,6 @@ from numba.extending import intrinsic
 
 from aded.kernels.jit import callback
 
-__all__ = ["Parallel", "call", "compile_time", "pointer"]
-
 # Any: called in compiled code, without the typing context a type checker sees.
 compile_time: Any = intrinsic
 

@@ -9,8 +9,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["prefetch"]
-
 
 def _prefetch(typing_context: Any, array: Any, row: Any) -> Any:
     """Have the first cache line of `array[row]` fetched, without waiting for it. The row is not checked."""

@@ -14,8 +14,6 @@ from aded.representative import storage
 from aded.representative.lookup import WAYS, Table
 from aded.representative.table import Representative
 
-__all__ = ["Corpus"]
-
 
 @dataclass(frozen=True, eq=False)
 class Corpus:

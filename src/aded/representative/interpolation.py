@@ -13,17 +13,6 @@ from aded.representative.corpus import Corpus
 from aded.representative.lookup import Table, context_keys, find
 from aded.representative.table import Representative
 
-__all__ = [
-    "MAX_CANDIDATES",
-    "Interpolation",
-    "InterpolationWeights",
-    "best_token",
-    "em_update",
-    "find_all",
-    "interpolate",
-    "look_up",
-]
-
 MAX_CANDIDATES = 48  # different tokens one interpolated distribution can name
 
 # A slot is judged by how often its context was seen and how sure it is. Upper edges of the buckets; the last is open.

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from aded.kernels.jit import jit
 
-__all__ = ["WAYS", "Table", "bucket", "context_keys", "find", "learn", "merge", "strengthen", "table_of_slot"]
-
 WAYS = 4
 
 

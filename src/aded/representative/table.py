@@ -17,8 +17,6 @@ from aded.files import digest
 from aded.representative import lookup, storage
 from aded.representative.lookup import Table
 
-__all__ = ["Representative", "context_windows", "fingerprint", "vocabulary_fingerprint"]
-
 
 class Learned(Protocol):
     """Anything that holds a table."""
@@ -58,12 +56,8 @@ class Representative:
     arrays: Table = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if (
-            list(self.orders) != sorted(set(self.orders))
-            or not self.orders
-            or self.orders[0] < 0
-            or self.orders[-1] < 1
-        ):
+        known = sorted({order for order in self.orders if order >= 0})
+        if list(self.orders) != known or not known or known[-1] < 1:
             raise ValueError(f"orders must be ascending, from 0 on, got {self.orders}")
         self.arrays = Table.empty(self.memory_mb, self.successors)
         self._orders = np.asarray(self.orders, np.int64)

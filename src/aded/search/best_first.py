@@ -16,8 +16,6 @@ from aded.representative import Interpolation
 from aded.representative.interpolation import MAX_CANDIDATES, interpolate, look_up
 from aded.tree import DraftTree
 
-__all__ = ["best_first", "fill_context"]
-
 
 @jit
 def fill_context(context, tail, tokens, parents, node):

@@ -16,8 +16,6 @@ from aded.kernels.prefetch import prefetch
 from aded.representative.interpolation import MAX_CANDIDATES, best_token, find_all
 from aded.representative.lookup import Table, bucket, context_keys, table_of_slot
 
-__all__ = ["likeliest_chains"]
-
 _UNREAD = np.float32(0.05)  # of the mass may stay unread: it takes time, and the likeliest token is hardly among it
 
 

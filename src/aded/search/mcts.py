@@ -11,8 +11,6 @@ from aded.representative.interpolation import MAX_CANDIDATES, interpolate, look_
 from aded.search.best_first import fill_context
 from aded.tree import DraftTree
 
-__all__ = ["mcts"]
-
 
 @jit
 def _search(layers, orders, shares, tail, c1, c2, iterations, depth):

@@ -10,8 +10,6 @@ from typing import Any
 
 from aded.errors import PromptFileError
 
-__all__ = ["Prompt", "read_prompts"]
-
 
 @dataclass(frozen=True)
 class Prompt:

@@ -16,8 +16,6 @@ from aded.files import digest
 from aded.traces.prompts import Prompt
 from aded.traces.trace import Trace, TracedSequence
 
-__all__ = ["from_texts", "record"]
-
 
 def record(
     loaded: LoadedModel,

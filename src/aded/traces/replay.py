@@ -21,8 +21,6 @@ from aded.stats import Stats
 from aded.traces.trace import Trace, TracedSequence
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["Result", "acceptance_by_depth", "decode_sequence", "learn", "replay"]
-
 MAX_DEPTH = 16
 
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from aded.errors import TraceFileError
 from aded.files import FileKind
 
-__all__ = ["TRACE", "Trace", "TracedSequence"]
-
 TRACE = FileKind("aded-trace", 1, "trace", "record it again", TraceFileError)
 
 

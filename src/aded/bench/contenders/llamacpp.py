@@ -14,8 +14,6 @@ from aded.engines.base.runner import Answer
 from aded.engines.llamacpp.loading import LoadedLlama
 from aded.engines.llamacpp.runner import EngineRunner
 
-__all__ = ["EngineContender"]
-
 # Its documentation recommends ten tokens in general and two where there is no GPU.
 _LOOKUPS = {"llama-prompt-lookup-2": 2, "llama-prompt-lookup-10": 10}
 
@@ -46,7 +44,6 @@ class EngineContender(Contender):
         return EngineRunner(self._stock, drafters.create("none"), 0)
 
     def answer(self, ids: list[int], **settings: Any) -> Answer:
-        """See `Contender.answer`."""
         settings = {key: value for key, value in settings.items() if key != "mask"}
         if not self.native:
             return self._runner.answer(ids, **settings)

@@ -14,8 +14,6 @@ from aded.engines.transformers.forward import CompiledRunner
 from aded.engines.transformers.loading import Loaded
 from aded.engines.transformers.runner import EngineRunner
 
-__all__ = ["EngineContender"]
-
 NATIVE_LOOKUP = "hf-prompt-lookup"
 COMPILED = "hf-compiled"
 
@@ -43,7 +41,6 @@ class EngineContender(Contender):
         return EngineRunner(self.loaded, self.drafter(), self.max_draft_tokens, self.compile)
 
     def answer(self, ids: torch.Tensor, **settings: Any) -> Answer:
-        """See `Contender.answer`."""
         if not self.native:
             if self.compile:  # outside of the answer's time
                 CompiledRunner(self.loaded.model).warm_up(ids.shape[1], ids.shape[1] + settings["max_new_tokens"])

@@ -14,8 +14,6 @@ from typing import Any
 from aded.budget.cost import CostCurve
 from aded.files import cache_folder, digest, replace
 
-__all__ = ["kept_curve", "processor"]
-
 _FORMAT = "aded-step-cost-5"
 _CURVES: weakref.WeakKeyDictionary[Any, dict[str, CostCurve]] = weakref.WeakKeyDictionary()
 

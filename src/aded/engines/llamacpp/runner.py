@@ -13,8 +13,6 @@ from aded.engines.llamacpp.api import accelerate
 from aded.engines.llamacpp.certificate import certify
 from aded.stats import Stats
 
-__all__ = ["EngineRunner"]
-
 
 class EngineRunner(Runner):
     """A loaded model and its drafter."""

@@ -9,6 +9,15 @@ from typing import Any, Literal, cast
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.logits_process import (
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    PrefixConstrainedLogitsProcessor,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
+from transformers.generation.stopping_criteria import MaxLengthCriteria, MaxTimeCriteria
 from transformers.generation.utils import GENERATION_MODES_MAPPING, GenerateDecoderOnlyOutput
 
 from aded.budget.cost import CostCurve
@@ -16,17 +25,24 @@ from aded.decoding import decode
 from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
 from aded.engines.base.options import MaxDraftTokens, budget_for, kept_drafter
-from aded.engines.transformers.attention import grouped_attention
+from aded.engines.transformers import cache as kv
+from aded.engines.transformers.attention import grouped_attention, verifies_trees
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
 from aded.engines.transformers.linear import fast_linear
-from aded.engines.transformers.support import refuse
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
 from aded.stats import Stats
 
-__all__ = ["accelerate", "generate", "prepare", "restore"]
+# Processors that look at all rows of a batch together.
+_OF_WHOLE_BATCH = (
+    PrefixConstrainedLogitsProcessor,
+    EncoderNoRepeatNGramLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    SynthIDTextWatermarkLogitsProcessor,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
+)
 
 
 def prepare(model: Any, *, compile: bool = False, renew: bool = False) -> CostCurve:
@@ -140,7 +156,7 @@ def generate(
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
     try:
-        refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
+        _refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
     except UnsupportedError as error:
         if on_unsupported == "raise":
             raise
@@ -155,6 +171,58 @@ def generate(
     with fast_linear(model), grouped_attention(model):
         engine = TransformersEngine(model, input_ids, generation_config, processors, criteria, model_kwargs, runner)
         return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
+
+
+def _refuse(
+    model: Any,
+    input_ids: torch.Tensor,
+    config: GenerationConfig,
+    processors: LogitsProcessorList,
+    criteria: StoppingCriteriaList,
+    synced: bool,
+    compile: bool,
+    kwargs: dict[str, Any],
+) -> None:
+    """Raise an UnsupportedError that names the reason, if there is one."""
+    cache: Any = kwargs.get("past_key_values")
+    returned = config.return_dict_in_generate
+    reasons = {
+        "beam search and other modes than greedy and sampling keep several sequences": config.get_generation_mode()
+        not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
+        "encoder-decoder models are not supported": model.config.is_encoder_decoder,
+        "a recurrent state cannot drop rejected drafts": getattr(model, "_is_stateful", False),
+        "attentions and hidden states of a tree pass differ in shape from plain decoding's": returned
+        and (config.output_attentions or config.output_hidden_states),
+        "synchronised generation over several processes is not supported": synced,
+        "speculative decoding needs the key/value cache (use_cache=True)": not kwargs.get("use_cache", True),
+    }
+    if compile:
+        reasons |= {
+            "compile=True decodes one sequence": input_ids.shape[0] > 1,
+            "compile=True needs a model whose attention takes a mask": not verifies_trees(model),
+            "compile=True takes no cache with entries whose layers slide": kv.slides(cache)
+            and cache.get_seq_length() > 0,
+        }
+    if input_ids.shape[0] > 1:  # its rows are not in step
+        reasons |= {
+            "a batch needs a model whose attention takes a mask of its own for each row": not verifies_trees(model),
+            "a batch needs a growing cache that is empty": cache is not None
+            and (kv.room(cache) is not None or cache.get_seq_length() > 0),
+            "scores and logits of a batch are not returned": returned
+            and (config.output_scores or config.output_logits),
+            "a processor that tells a batch's rows apart cannot see one at a time": any(
+                isinstance(processor, _OF_WHOLE_BATCH) for processor in processors
+            ),
+            "without an end-of-sequence token, rows of a batch go on until a criterion holds for all of them": not any(
+                hasattr(criterion, "eos_token_id") for criterion in criteria
+            )
+            and any(not isinstance(criterion, MaxLengthCriteria | MaxTimeCriteria) for criterion in criteria),
+        }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UnsupportedError(f'{reason}; decode without ADED, or pass on_unsupported="fallback"')
+    if cache is not None:
+        kv.check(cache)
 
 
 def _plain_class(model: Any) -> type:
@@ -173,8 +241,8 @@ def accelerate(
     """Make plain `model.generate(...)` decode through ADED; returns a function that undoes it.
 
     The model's class becomes a subclass of itself (same name) whose decoding methods are ours, so that everything
-    `generate` prepares, a streamer and stop strings included, is what it always was. `stats=` may be passed to
-    `generate` as well. Accelerating again replaces the settings. `nodes` is the old name of `max_draft_tokens`.
+    `generate` prepares, a streamer and stop strings included, is what it always was. Accelerating
+    again replaces the settings. `nodes` is the old name of `max_draft_tokens`.
     """
     if not isinstance(model, GenerationMixin):
         name = type(model).__name__

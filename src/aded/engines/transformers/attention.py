@@ -23,8 +23,6 @@ from transformers.masking_utils import sdpa_mask
 
 from aded.errors import UnsupportedError
 
-__all__ = ["RefCountedPatch", "attention_windows", "grouped_attention", "implementation", "verifies_trees"]
-
 _NAME = "aded_grouped_sdpa"
 _MOST = 256  # queries of a group to stack; with more, repeating the mask for each head costs more than it saves
 

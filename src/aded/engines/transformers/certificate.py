@@ -13,8 +13,6 @@ from transformers.cache_utils import DynamicCache
 from aded.engines.base.certificate import Certificate, certificate_of
 from aded.engines.transformers.engine import CHUNK
 
-__all__ = ["certify"]
-
 
 @torch.no_grad()
 def certify(

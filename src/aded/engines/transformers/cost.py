@@ -19,8 +19,6 @@ from aded.engines.transformers.forward import SIZES, ForwardRunner
 from aded.engines.transformers.linear import fast_linear
 from aded.files import digest
 
-__all__ = ["cost_curve"]
-
 _FAR = 1024  # entries by which a cache is lengthened to see what its length costs
 
 

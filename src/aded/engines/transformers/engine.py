@@ -17,11 +17,8 @@ from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, verifies_trees
 from aded.engines.transformers.forward import ForwardRunner
-from aded.engines.transformers.sampling import SharedNoise, multinomial
-from aded.engines.transformers.stopping import Stopping
+from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomial
 from aded.tree import DraftTree
-
-__all__ = ["CHUNK", "TransformersEngine", "top_k"]
 
 CHUNK = 1024  # tokens of long prompts that go through the model at once
 _TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")

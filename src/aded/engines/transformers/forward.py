@@ -20,8 +20,6 @@ from aded.engines.transformers.attention import attention_windows, grouped_atten
 from aded.engines.transformers.linear import fast_linear
 from aded.tree import DraftTree
 
-__all__ = ["SIZES", "CompiledRunner", "ForwardRunner"]
-
 SIZES = (1, 8, 24, MAX_DRAFT_TOKENS + 1)  # tokens of a compiled step: each is compiled once for each size of the cache
 _LEAST = 512  # entries of a static cache; each further size is twice the one before, so that few are compiled
 

@@ -27,8 +27,6 @@ from aded.errors import ModelLoadError
 from aded.files import cache_folder, digest
 from aded.representative import vocabulary_fingerprint
 
-__all__ = ["Loaded", "load"]
-
 DTYPES = ("float32", "bfloat16", "float16")
 
 

@@ -16,8 +16,6 @@ from aded.engines.transformers.certificate import certify
 from aded.engines.transformers.forward import CompiledRunner
 from aded.stats import Stats
 
-__all__ = ["EngineRunner"]
-
 
 class _TextStreamer(BaseStreamer):
     """Passes on each stretch of text as soon as later tokens cannot change it."""

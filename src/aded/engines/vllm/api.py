@@ -19,8 +19,6 @@ from aded.engines.vllm.settings import Settings
 from aded.errors import AdedError, SettingsError, UnsupportedError
 from aded.representative import vocabulary_fingerprint
 
-__all__ = ["SUPPORTED", "AdedProposer"]
-
 SUPPORTED = "0.32"
 
 _QUIET_S = 2.0  # without a step, after which what was learned is saved: vLLM may end without a word

@@ -18,8 +18,6 @@ from aded.errors import CorpusFileError
 from aded.speculation import Speculator
 from aded.stats import Timer
 
-__all__ = ["StepDrafter", "server_drafter"]
-
 _ASYNC_ABOVE = 32  # requests from which learning is done beside the next pass: drafts then know one step less
 _SUCCESSORS = 8  # to keep of a context in the shared table: from kept tokens alone more are rare
 _OWN_SUCCESSORS = 4  # in a request's own: few tokens follow a context there, and narrow tables hold more contexts

@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from aded.kernels.jit import jit
 
-__all__ = ["Requests"]
-
 _TAIL = 16
 
 

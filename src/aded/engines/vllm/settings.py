@@ -10,8 +10,6 @@ from typing import Any
 from aded.deprecation import renamed
 from aded.errors import SettingsError
 
-__all__ = ["Settings"]
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -16,8 +16,6 @@ import torch
 from aded.kernels import gemm_avx512_bf16, gemm_bf16
 from aded.kernels.openmp import Parallel
 
-__all__ = ["Avx512Linear", "Forward", "LinearKernel", "PortableLinear", "PrepackedLinear"]
-
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -23,8 +23,6 @@ from aded.engines.transformers.linear.bindings import (
     PrepackedLinear,
 )
 
-__all__ = ["fast_linear"]
-
 
 @dataclass
 class _Choice:
