@@ -231,7 +231,7 @@ class _AdaptiveSlots:
         """The likeliest continuations."""
         if limits.trees or self._pool is None:
             search = self._drafter.search
-            return Trees(search(self._mix(slot), self._recent[slot], max_nodes) for slot in slots.tolist())
+            return Trees([search(self._mix(slot), self._recent[slot], max_nodes) for slot in slots.tolist()])
         tables = (self._pool, self._shared, self._all_orders, self._drafter.weights.shares)
         depth = np.asarray(limits.depth, np.int64)
         return likeliest_chains(*tables, slots, self._recent, depth, longest=max_nodes, min_probability=threshold)
