@@ -25,6 +25,7 @@ from support.paths import ROOT
 llama_cpp = pytest.importorskip("llama_cpp", reason="make llamacpp builds it")
 
 from aded import llamacpp  # noqa: E402
+from aded.engines.llamacpp.cost import cost_curve  # noqa: E402
 from aded.engines.llamacpp.engine import LlamaEngine, assign_sequences, top_k  # noqa: E402
 from aded.engines.llamacpp.loading import LoadedLlama, load  # noqa: E402
 from aded.engines.llamacpp.runner import EngineRunner  # noqa: E402
@@ -195,6 +196,24 @@ def test_completions_chat_and_streaming_are_unchanged(loaded: LoadedLlama) -> No
     undo()
     assert ours == plain
     assert 0 < stats.accepted < stats.drafted
+
+
+@pytest.mark.parametrize("left", ["all", "beginning", "nothing"])
+def test_costs_are_measured_on_a_cache_with_something_left_in_it(
+    loaded: LoadedLlama, left: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A reset leaves entries in the cache that no longer count, a conversation some that do."""
+    llama, ids = loaded.llama, prompt(loaded, TEXTS[0])
+    plain = emitted(llama, ids, 8, temp=0.0)
+    monkeypatch.setenv("ADED_CACHE", str(tmp_path))
+    if left == "nothing":
+        llama.reset()
+    elif left == "beginning":
+        llama.n_tokens = 5
+    before = llama.n_tokens
+    assert cost_curve(llama, before, renew=True)(8) > 0
+    assert llama.n_tokens == before
+    assert emitted(llama, ids, 8, temp=0.0) == plain
 
 
 def test_a_conversation_evaluates_only_what_is_new(loaded: LoadedLlama) -> None:

@@ -27,14 +27,14 @@ def cost_curve(llama: Any, start: int, *, renew: bool = False) -> CostCurve:
     sizes = [size for size in SIZES if size <= room]
     if len(sizes) < 2:
         return CostCurve([1, 2], [1.0, 1e6])  # no room for a draft
-    threads = single_threads(llama), llama.n_threads_batch
+    threads = single_threads(llama, start), llama.n_threads_batch
     measure = partial(_measure, llama, start, sizes, threads)
     if sizes[-1] < SIZES[-1]:
         return measure()  # near the end of the context: nothing to keep
     return kept_curve(llama, _conditions(llama, threads), measure, on_disk=True, renew=renew)
 
 
-def single_threads(llama: Any, start: int = 0) -> int:
+def single_threads(llama: Any, start: int) -> int:
     """Threads for passes over one token: the caller's, or as many as for a batch where that is clearly faster.
 
     llama-cpp-python takes half of the cores for one token unless told otherwise, which is right where two of them share
