@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,13 +61,13 @@ class Representative:
             raise ValueError(f"orders must be ascending, from 0 on, got {self.orders}")
         self.arrays = Table.empty(self.memory_mb, self.successors)
         self._orders = np.asarray(self.orders, np.int64)
-        self._lock = Lock()
+        self._lock = RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=Lock())
+        self.__dict__.update(state, _lock=RLock())
 
     @property
     def context_length(self) -> int:
@@ -128,12 +128,9 @@ class Representative:
     def clear(self) -> None:
         """Forget everything. All of its memory is taken now, and not little by little while it learns."""
         with self._lock:
-            self._clear()
-
-    def _clear(self) -> None:
-        for array in self.arrays:
-            array.fill(0)
-        self.clock = 0
+            for array in self.arrays:
+                array.fill(0)
+            self.clock = 0
 
     def identity(self) -> dict[str, Any]:
         """What must agree between two states for their tokens and contexts to mean the same."""
@@ -161,7 +158,7 @@ class Representative:
                 f"the state file {path} holds tokens outside the vocabulary; delete it to start afresh"
             )
         with self._lock:
-            self._clear()
+            self.clear()
             lookup.merge(self.arrays, table)
             self.clock = int(header.get("clock", 0))
 

@@ -175,16 +175,13 @@ def clear(llama: Any) -> None:
 
 
 def blank(llama: Any, start: int, tokens: int) -> None:
-    """A pass over `tokens` tokens that mean nothing, behind `start` entries of the cache; nothing is left of it.
-
-    What lies behind them is dropped before, as `Llama.eval` does: a reset leaves it there.
-    """
+    """A pass over `tokens` tokens that mean nothing, behind the first `start` entries of the cache; only they stay."""
     batch = llama._batch.batch
     batch.n_tokens = tokens
     for i in range(tokens):
         _put(batch, i, 0, start + i, (0,))
     memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
-    llama_cpp.llama_memory_seq_rm(memory, -1, start, -1)
+    llama_cpp.llama_memory_seq_rm(memory, -1, start, -1)  # a reset leaves entries there
     llama._ctx.decode(llama._batch)
     llama_cpp.llama_memory_seq_rm(memory, -1, start, -1)
 
