@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 
 from aded.budget import MAX_DRAFT_TOKENS, AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget, MeasuredCost, Pass
-from aded.cli.options import Limit, curve_of, plain_table
+from aded.cli.options import Limit, plain_table
 from aded.cli.progress import progress_bar
 from aded.drafters import create
 from aded.drafters.base import Drafter
 from aded.traces.replay import decode_sequence
 from aded.traces.trace import Trace
-from benchmarks.command import new_app, run
+from benchmarks.command import curve_of, new_app, run
 
 __all__ = ["FIXED", "Regret", "app", "regret"]
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from aded.budget import CostCurve
-from aded.cli.options import CorpusFile, curve_of, numbers_of, plain_table
+from aded.cli.options import CorpusFile, numbers_of, plain_table
 from aded.cli.progress import progress_bar
 from aded.engines.vllm.engine import StepDrafter, server_drafter
 from aded.errors import AdedError
 from aded.representative import Corpus
 from aded.traces.trace import Trace
-from benchmarks.command import new_app, run
+from benchmarks.command import curve_of, new_app, run
 
 __all__ = ["SimulatedServing", "app", "simulate"]
 

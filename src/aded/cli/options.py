@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from aded.budget import CostCurve
 from aded.engines.base.loaded import LoadedModel
 from aded.engines.base.options import bind_drafter, create_drafter
 from aded.engines.base.runner import Runner
@@ -84,19 +82,6 @@ def numbers_of(text: str, option: str) -> list[int]:
     if not all(word.isdigit() for word in words):
         raise AdedError(f"{option} takes whole numbers separated by commas, not {text!r}")
     return [int(word) for word in words]
-
-
-def curve_of(text: str) -> CostCurve:
-    """A cost curve from a JSON file of `calibrate` or `bench`, or from "tokens:time" pairs separated by commas."""
-    try:
-        if Path(text).is_file():
-            return CostCurve.from_json(json.loads(Path(text).read_text())["step_cost"])
-        pairs = [pair.split(":") for pair in text.split(",")]
-        return CostCurve([int(size) for size, _ in pairs], [float(time) for _, time in pairs])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise AdedError(
-            f"--curve takes a file of `aded calibrate --json` or pairs like 1:11,2:14.8,8:36, not {text!r} ({error})"
-        ) from error
 
 
 def open_runner(
