@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,53 +17,44 @@ _CLASSES = 96  # of sizes: to some 26 million tokens
 _SLOW = 1 / 64  # of the latest step in a mean over many
 
 
-@jit
-def _class(tokens):
+def _class(tokens: int) -> int:
     """Classes of sizes grow, four in each doubling."""
-    return tokens - 1 if tokens <= 8 else min(int(4 * np.log2(tokens / 8)) + 8, _CLASSES - 1)
-
-
-@jit
-def _learn(sizes, seconds, counts, latest, lives, tokens, taken, now):
-    i = _class(tokens)
-    if counts[i] and now - latest[i] >= lives[i]:
-        counts[i] = 0
-        lives[i] = min(2 * lives[i], _OLD)
-    latest[i] = now
-    counts[i] += 1
-    if counts[i] > 2:
-        taken = min(taken, 3 * seconds[i])
-    # The first of a size can compile: the second replaces it.
-    rate = 1.0 if counts[i] <= 2 else max(1 / (counts[i] - 1), _RATE)
-    seconds[i] += rate * (taken - seconds[i])
-    sizes[i] += rate * (tokens - sizes[i])
-
-
-@jit
-def _recall(sizes, seconds, counts, latest, lives, tokens, now):
-    i = _class(tokens)
-    return (seconds[i], counts[i]) if counts[i] >= 2 and now - latest[i] < lives[i] else (0.0, 0)
+    return tokens - 1 if tokens <= 8 else min(int(4 * math.log2(tokens / 8)) + 8, _CLASSES - 1)
 
 
 class _MovingAverages:
     """Seconds by number of tokens, in classes of sizes: means that follow the latest."""
 
     def __init__(self) -> None:
-        floats, integers = np.zeros((2, _CLASSES)), np.zeros((2, _CLASSES), np.int64)
-        self._arrays = (*floats, *integers, np.full(_CLASSES, _YOUNG, np.int64))
+        sizes, seconds = np.zeros((2, _CLASSES))
+        counts, latest = np.zeros((2, _CLASSES), np.int64)
+        self._sizes, self._seconds, self._counts, self._latest = sizes, seconds, counts, latest
+        self._lives = np.full(_CLASSES, _YOUNG, np.int64)
 
     def learn(self, tokens: int, seconds: float, now: int) -> None:
-        _learn(*self._arrays, tokens, seconds, now)
+        i = _class(tokens)
+        count, known = int(self._counts[i]), float(self._seconds[i])
+        if count and now - self._latest[i] >= self._lives[i]:
+            count = 0
+            self._lives[i] = min(2 * self._lives[i], _OLD)
+        count += 1
+        if count > 2:
+            seconds = min(seconds, 3 * known)
+        # The first of a size can compile: the second replaces it.
+        rate = 1.0 if count <= 2 else max(1 / (count - 1), _RATE)
+        self._latest[i], self._counts[i] = now, count
+        self._seconds[i] = known + rate * (seconds - known)
+        self._sizes[i] += rate * (tokens - self._sizes[i])
 
     def recall(self, tokens: int, now: int) -> tuple[float, int]:
         """The mean of this size's class, and of how many; of 0 if it was not seen twice lately."""
-        found: tuple[float, int] = _recall(*self._arrays, tokens, now)
-        return found
+        i = _class(tokens)
+        count = int(self._counts[i])
+        return (float(self._seconds[i]), count) if count >= 2 and now - self._latest[i] < self._lives[i] else (0.0, 0)
 
-    def seen(self, now: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Sizes, means and their observations, 0 where a class was not seen lately."""
-        sizes, seconds, counts, latest, lives = self._arrays
-        return sizes, seconds, counts * (now - latest < lives)
+    def seen(self, now: int) -> tuple[NDArray[Any], ...]:
+        """Sizes, means and their observations, and steps since each was forgotten, below 0 where it is not."""
+        return self._sizes, self._seconds, self._counts, now - self._latest - self._lives
 
 
 @jit
@@ -85,14 +77,14 @@ def _isotonic_fit(seconds, counts):
 
 
 @jit
-def _per_token(sizes, seconds, counts, plain_s, plain_count, with_prompts, prompt_tokens, emitted):
+def _per_token(sizes, seconds, counts, overdue, plain_s, plain_count, with_prompts, prompt_tokens, emitted):
     """See `LearnedCost.per_token`; plain steps were not seen lately where their count is 0."""
     requests, found = emitted[0], 0
     known_sizes, known_s, known_counts = np.empty(len(sizes) + 1), np.empty(len(sizes) + 1), np.empty(len(sizes) + 1)
     if plain_count > 0:
         known_sizes[0], known_s[0], known_counts[0], found = requests, plain_s, plain_count, 1
     for i in range(len(sizes)):
-        if counts[i] > 0 and (plain_count == 0 or sizes[i] > requests):
+        if counts[i] > 0 and overdue[i] < 0 and (plain_count == 0 or sizes[i] > requests):
             known_sizes[found], known_s[found], known_counts[found] = sizes[i], seconds[i], counts[i]
             found += 1
     if not found:

@@ -11,6 +11,7 @@ from aded.batch import Drafts, StepOutcomes
 from aded.budget.acceptance import Acceptance, Evidence
 from aded.budget.backoff import Backoff
 from aded.budget.cost import MAX_DRAFT_TOKENS, Pass, StepCost
+from aded.kernels.jit import jit
 
 _LEAD = 2  # tokens by which a sequence must be ahead of the slowest for its own to count half
 _LATEST = 0.1  # share of the latest observation in a moving average
@@ -144,7 +145,7 @@ class AdaptiveBudget(Budget):
             return drafts
         nodes, count = drafts.nodes(), len(slots)
         gains = self._acceptance.correct(slots, nodes)
-        expected, rank = self._ragged_gains(gains, count) if self._ragged else _rectangle(nodes.draft, gains, emitted)
+        expected, rank = _ragged(gains, count) if self._ragged else _rectangle(nodes.draft, gains, emitted)
         bare = self._cost.per_token(expected, count, 1 if self._ragged else count)
         rates = bare + (self._drafting_s + self._learning_s) / expected
         best = int(np.argmin(rates))
@@ -160,22 +161,11 @@ class AdaptiveBudget(Budget):
             self._acceptance.relax(slots)
         return drafts.keep(kept)
 
-    @staticmethod
-    def _ragged_gains(gains: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Tokens steps with 0, 1, ... nodes emit, float64 (n + 1,); each node's place in that order, int64 (n,)."""
-        # Stable: where gains are equal, a parent comes before its child.
-        order, rank = np.argsort(-gains, kind="stable"), np.empty(len(gains), np.int64)
-        rank[order] = np.arange(len(gains))
-        return count + np.concatenate([[0.0], np.cumsum(gains[order])]), rank
-
     def _set_threshold(self, paths: NDArray[np.float64], kept: NDArray[np.bool_]) -> None:
         """Draft further down while all that was drafted is verified, less far while much of it is not."""
-        if kept.all():
-            self.threshold *= 0.8
-        else:
-            lowest = paths[kept].min() if kept.any() else paths.max()
-            self.threshold += 0.2 * (0.7 * float(lowest) - self.threshold)
-        self.threshold = min(max(self.threshold, self._min_probability), 0.8)
+        least = _least_kept(paths, kept)
+        wanted = 0.8 * self.threshold if least < 0 else self.threshold + 0.2 * (0.7 * least - self.threshold)
+        self.threshold = min(max(wanted, self._min_probability), 0.8)
 
     def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> None:
         nodes, accepted = outcomes.verified()
@@ -200,11 +190,36 @@ def _average(before: float, latest: float) -> float:
     return before + _LATEST * (latest - before) if before else latest
 
 
+@jit
+def _least_kept(paths, kept):
+    """The least path probability that is kept, or the greatest of all where none is; -1 where all are."""
+    least, greatest, count = 2.0, 0.0, 0
+    for i in range(len(paths)):
+        greatest = max(greatest, paths[i])
+        if kept[i]:
+            least = min(least, paths[i])
+            count += 1
+    return -1.0 if count == len(paths) else least if count else greatest
+
+
+@jit
+def _ragged(gains, count):
+    """Tokens steps with 0, 1, ... nodes emit, float64 (n + 1,); each node's place in that order, int64 (n,)."""
+    # Stable: where gains are equal, a parent comes before its child.
+    order, rank = np.argsort(-gains, kind="mergesort"), np.empty(len(gains), np.int64)
+    expected = np.empty(len(gains) + 1)
+    expected[0] = count
+    for i in range(len(order)):
+        rank[order[i]] = i
+        expected[i + 1] = expected[i] + gains[order[i]]
+    return expected, rank
+
+
 def _rectangle(
     draft: NDArray[np.int64], gains: NDArray[np.float64], emitted: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Weighted tokens of steps with 0, 1, ... nodes of each sequence, and each node's place within its sequence."""
-    order = np.lexsort((-gains, draft))  # stable, as above
+    order = np.lexsort((-gains, draft))  # stable: where gains are equal, a parent comes before its child
     sizes = np.bincount(draft, minlength=len(emitted))
     position = np.arange(len(draft)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     rank = np.empty(len(draft), np.int64)

@@ -16,7 +16,7 @@ from aded.kernels.jit import jit, jit_nogil
 from aded.representative import Corpus, Interpolation, InterpolationWeights, Representative, context_windows
 from aded.representative.interpolation import em_update
 from aded.representative.lookup import Table, learn, table_of_slot
-from aded.search import best_first, likeliest_chains, mcts
+from aded.search import ChainTables, best_first, likeliest_chains, mcts
 from aded.search.best_first import fill_context
 from aded.tree import DraftTree, Outcome
 
@@ -202,14 +202,16 @@ class _AdaptiveSlots:
     def __init__(self, drafter: AdaptiveDrafter, count: int) -> None:
         shared = drafter.representative
         self._drafter, self._shared = drafter, tuple(layer.arrays for layer in drafter.shared)
+        self._orders: NDArray[np.int64] = np.asarray(shared.orders, np.int64)
+        self._all_orders = np.asarray(sorted({o for layer in drafter.shared for o in layer.orders}), np.int64)
         self._pool: Table | None = None
+        self._chain_tables: ChainTables | None = None
         if drafter.sequence_mb > 0:
             self._pool = Table.empty(drafter.sequence_mb, drafter.sequence_successors, count)
-        self._orders: NDArray[np.int64] = np.asarray(shared.orders, np.int64)
+            self._chain_tables = ChainTables.of(self._pool, self._shared, self._all_orders)
         self._mixed: list[Interpolation | None] = [None] * count
         own = [] if self._pool is None else [_OWN_FORGETTING]
         self._forgetting = np.array([*own, shared.forgetting], np.float32)
-        self._all_orders = np.asarray(sorted({o for layer in drafter.shared for o in layer.orders}), np.int64)
         self._width = drafter.context_length
         self._recent = np.full((count, self._width), -1, np.int32)
 
@@ -229,12 +231,12 @@ class _AdaptiveSlots:
 
     def draft(self, slots: NDArray[np.int64], max_nodes: int, limits: Limits, threshold: float) -> Drafts:
         """The likeliest continuations."""
-        if limits.trees or self._pool is None:
+        if limits.trees or self._chain_tables is None:
             search = self._drafter.search
             return Trees([search(self._mix(slot), self._recent[slot], max_nodes) for slot in slots.tolist()])
-        tables = (self._pool, self._shared, self._all_orders, self._drafter.weights.shares)
+        read = (self._chain_tables, self._drafter.weights.shares, slots, self._recent)
         depth = np.asarray(limits.depth, np.int64)
-        return likeliest_chains(*tables, slots, self._recent, depth, longest=max_nodes, min_probability=threshold)
+        return likeliest_chains(*read, depth, longest=max_nodes, min_probability=threshold)
 
     def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> Callable[[], None]:
         """Take the emitted tokens in, and learn from them with what is returned."""

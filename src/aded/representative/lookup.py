@@ -94,8 +94,13 @@ def bucket(key, slots):
 
 @jit
 def find(table_keys, key):
-    """The slot of `key`, or -1. No branch hangs on the keys, so that the memory fetches of several calls overlap."""
-    start = bucket(key, len(table_keys))
+    """The slot of `key`, or -1."""
+    return find_in_bucket(table_keys, bucket(key, len(table_keys)), key)
+
+
+@jit
+def find_in_bucket(table_keys, start, key):
+    """The same in a known bucket. No branch hangs on the keys, so that the memory fetches of several calls overlap."""
     found: Any = np.int64(-1)
     for slot in range(start, start + WAYS):
         if table_keys[slot] == key:
