@@ -218,4 +218,4 @@ class ChainOutcomes:
 
     def verified(self) -> tuple[Nodes, NDArray[np.bool_]]:
         nodes = Nodes(*chains.flatten(self.paths))
-        return nodes, chains.accepted(nodes.draft, nodes.depth, self.emitted)
+        return nodes, nodes.depth < self.emitted[nodes.draft] - 1

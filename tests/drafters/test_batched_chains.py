@@ -9,7 +9,7 @@ from aded.batch import ChainOutcomes, Chains, Limits
 from aded.drafters.adaptive import AdaptiveDrafter
 from aded.drafters.base import Slots
 from aded.engines.vllm.engine import StepDrafter
-from aded.engines.vllm.requests import Requests
+from aded.engines.vllm.requests import recent_tokens
 
 TEXTS = np.array([[1, 2, 3, 4, 5, 6, 7, 8] * 8, [21, 22, 23, 24, 25, 26, 27, 28] * 8], np.int32)
 BOTH = np.array([0, 1])
@@ -22,7 +22,7 @@ def slots() -> Slots:
 
 def see(many: Slots, which: np.ndarray, lengths: list[int], emitted: int = 1) -> None:
     """The sequences emitted their last tokens, up to these lengths."""
-    recent = Requests.recent(TEXTS, which, np.array(lengths), 16)
+    recent = recent_tokens(TEXTS, which, np.array(lengths), 16)
     outcomes = ChainOutcomes(recent, np.full(len(which), emitted), np.zeros((len(which), 6), np.float32))
     many.observe(which, outcomes)()
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 
 from aded.representative import Interpolation, InterpolationWeights
+from aded.representative.interpolation import em_update
 from support.tables import TEXTS, predict, small
 
 
@@ -27,6 +28,12 @@ def test_trust_made_for_other_layers_is_refused() -> None:
         Interpolation([small(), small()], InterpolationWeights(small().orders, 1, [1.0] * len(small().orders)))
 
 
+def choose(mixed: Interpolation, token: int) -> None:
+    """The target chose this token after token 1."""
+    weights, choice = mixed.weights, (np.array([[1]], np.int32), np.array([token], np.int32))
+    em_update(mixed.tables, mixed.orders, weights.shares, weights.seen, *choice, *weights.steps)
+
+
 def test_trust_goes_to_the_layer_that_proves_right() -> None:
     right, wrong = small(orders=(1,)), small(orders=(1,))
     right.learn_text([1, 2])
@@ -34,7 +41,7 @@ def test_trust_goes_to_the_layer_that_proves_right() -> None:
     mixed = Interpolation([wrong, right], InterpolationWeights((1,), 2, (1.0,)))
     assert mixed.predict([1])[0][0] == 3
     for _ in range(100):
-        mixed.weights.learn(mixed, np.array([[1]], np.int32), np.array([2], np.int32))
+        choose(mixed, 2)
     assert mixed.predict([1])[0][0] == 2
 
 
@@ -43,7 +50,7 @@ def test_a_choice_never_made_teaches_no_trust() -> None:
     table.learn_text([1, 2])
     mixed = Interpolation([table])
     before = mixed.weights.shares.copy()
-    mixed.weights.learn(mixed, np.array([[1]], np.int32), np.array([-1], np.int32))
+    choose(mixed, -1)
     assert np.array_equal(mixed.weights.shares, before)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,8 @@ class _MovingAverages:
     """Seconds by number of tokens, in classes of sizes: means that follow the latest."""
 
     def __init__(self) -> None:
-        sizes, seconds = np.zeros((2, _CLASSES))
-        counts, latest = np.zeros((2, _CLASSES), np.int64)
-        self._sizes, self._seconds, self._counts, self._latest = sizes, seconds, counts, latest
+        self._sizes, self._seconds = np.zeros((2, _CLASSES))
+        self._counts, self._latest = np.zeros((2, _CLASSES), np.int64)
         self._lives = np.full(_CLASSES, _YOUNG, np.int64)
 
     def learn(self, tokens: int, seconds: float, now: int) -> None:
@@ -145,5 +144,4 @@ class LearnedCost:
         """
         plain = self._plain.recall(sequences, self._steps)
         prompts = (self._with_prompts / self._emitted, self._prompt_tokens / self._emitted)
-        found: NDArray[np.float64] = _per_token(*self._others.seen(self._steps), *plain, *prompts, expected)
-        return found
+        return cast(NDArray[np.float64], _per_token(*self._others.seen(self._steps), *plain, *prompts, expected))

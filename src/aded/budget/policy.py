@@ -207,8 +207,7 @@ def _ragged(gains, count):
     """Tokens steps with 0, 1, ... nodes emit, float64 (n + 1,); each node's place in that order, int64 (n,)."""
     # Stable: where gains are equal, a parent comes before its child.
     order, rank = np.argsort(-gains, kind="mergesort"), np.empty(len(gains), np.int64)
-    expected = np.empty(len(gains) + 1)
-    expected[0] = count
+    expected = np.full(len(gains) + 1, np.float64(count))
     for i in range(len(order)):
         rank[order[i]] = i
         expected[i + 1] = expected[i] + gains[order[i]]

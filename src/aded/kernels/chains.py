@@ -33,15 +33,6 @@ def flatten(paths):
 
 
 @jit
-def accepted(row, depth, emitted):
-    """Whether each token, bool (n,), was emitted; of the `emitted` (rows,) of a row the last was not drafted."""
-    found = np.empty(len(row), np.bool_)
-    for i in range(len(row)):
-        found[i] = depth[i] < emitted[row[i]] - 1
-    return found
-
-
-@jit
 def keep(paths, kept):
     """A copy of `paths` in which the tokens that are not kept, bool (n,), are 0."""
     rows, longest = paths.shape

@@ -25,19 +25,16 @@ _PASSAGE = 8
 
 
 @jit
-def find_all(layers, orders, keys, slots):
-    """Where each layer keeps what follows each context of `keys`, into slots int64 (orders, layers); -1 for nowhere."""
+def look_up(layers, orders, context, keys, slots):
+    """Where each layer keeps what follows each end of `context`, into slots int64 (orders, layers); -1 for nowhere.
+
+    `keys`, uint64 (longest order + 1), is overwritten.
+    """
+    context_keys(context, keys)
     for j in range(len(orders)):
         for n in range(len(layers)):
             table_keys, _, _, _, _ = layers[n]
             slots[j, n] = find(table_keys, keys[orders[j]])
-
-
-@jit
-def look_up(layers, orders, context, keys, slots):
-    """`find_all` for the contexts that end `context`; `keys`, uint64 (longest order + 1), is overwritten."""
-    context_keys(context, keys)
-    find_all(layers, orders, keys, slots)
 
 
 # Tables are taken apart where they are read, and rows of arrays handed on: whole tables are slow to hand over.
@@ -144,7 +141,8 @@ def best_token(layers, orders, shares, slots, ids, probs, min_probability, unrea
 def em_update(layers, orders, shares, seen, contexts, chosen, least_step, prior_count):
     """Move each share toward the posterior that its slot, and not those it precedes, produced the chosen token.
 
-    What it learns into is the `shares` and `seen` of `InterpolationWeights`.
+    What it learns into is the `shares` and `seen` of `InterpolationWeights`: from the target's choice, int32 (r,),
+    after each context, int32 (r, c), before the tables do. Rows with a choice of -1 are left out.
     """
     keys = np.zeros(orders[-1] + 1, np.uint64)
     slots = np.empty((len(orders), len(layers)), np.int64)
@@ -200,13 +198,6 @@ class InterpolationWeights:
         start = n / (n + np.array(prior_strength, np.float64)[:, None])
         self.shares: NDArray[np.float32] = np.stack([start.astype(np.float32)] * layers)
         self.seen = np.zeros(self.shares.shape, np.float32)
-
-    def learn(self, layers: Interpolation, contexts: NDArray[np.int32], chosen: NDArray[np.int32]) -> None:
-        """Learn from the target's choice, int32 (r,), after each context, int32 (r, c); before the tables do.
-
-        Rows with a choice of -1 are left out.
-        """
-        em_update(layers.tables, layers.orders, self.shares, self.seen, contexts, chosen, *self.steps)
 
 
 class Interpolation:

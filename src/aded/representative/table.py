@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,8 @@ from aded.files import digest
 from aded.representative import lookup, storage
 from aded.representative.lookup import Table
 
-
-class Learned(Protocol):
-    """Anything that holds a table."""
-
-    @property
-    def arrays(self) -> Table: ...
-
-    def identity(self) -> dict[str, Any]: ...
+if TYPE_CHECKING:
+    from aded.representative.corpus import Corpus
 
 
 @dataclass(eq=False)
@@ -114,7 +108,7 @@ class Representative:
         with self.learning() as clock:
             lookup.strengthen(self.arrays, self._orders, contexts, following, clock, np.float32(gain), np.float32(cap))
 
-    def merge(self, other: Learned) -> None:
+    def merge(self, other: Representative | Corpus) -> None:
         """Fold another state or corpus in, weighing by evidence.
 
         Raises:

@@ -88,9 +88,8 @@ class ChainTables(NamedTuple):
     """What a search reads, for all of its calls.
 
     Attributes:
-        layers: tables as plain tuples, which are handed over faster than named ones. The first is the pool of the
-            sequences' own, as one long table that each reads from where its own begins: to take a table out for each
-            lookup costs a fifth of the search.
+        layers: tables as plain tuples, which are handed over faster than named ones. The first is the pool, as one
+            long table: to take each sequence's own out of it for every lookup costs a fifth of the search.
         sizes: slots of each of them, of one sequence in the pool, int64 (layers,).
         orders: context lengths of all of them, int64 (orders,).
     """

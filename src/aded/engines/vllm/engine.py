@@ -13,7 +13,7 @@ from aded import drafters
 from aded.batch import ChainOutcomes, Chains, Limits
 from aded.budget import Acceptance, AdaptiveBudget, LearnedCost, Pass
 from aded.drafters.base import Drafter
-from aded.engines.vllm.requests import Requests
+from aded.engines.vllm.requests import Requests, recent_tokens
 from aded.errors import CorpusFileError
 from aded.speculation import Speculator
 from aded.stats import Timer
@@ -107,7 +107,7 @@ class StepDrafter:
             start(int(slots[i]), tokens[rows[i], : ends[i]].copy())
         known = (slots, rows, ends, fresh) if not begun else tuple(x[~new] for x in (slots, rows, ends, fresh))
         old, old_rows, old_ends, old_fresh = known
-        recent = self._requests.recent(tokens, old_rows, old_ends, self._width)
+        recent = recent_tokens(tokens, old_rows, old_ends, self._width)
         prompt_tokens = self._prompt_tokens(old, len(begun), len(emitted), scheduled)
         outcomes = ChainOutcomes(recent, old_fresh, self._verified[old])
         self._speculator.observe(old, outcomes, prompt_tokens=prompt_tokens)
@@ -148,7 +148,7 @@ class StepDrafter:
             cost.observe(Pass(1, 1 + drafted, 1, 0, 1.0))
         scratch = Speculator(drafter, AdaptiveBudget(cost, ragged=True))
         scratch.start(0, tokens[0, :0])
-        recent = requests.recent(tokens, one, one, self._width)
+        recent = recent_tokens(tokens, one, one, self._width)
         scratch.observe(one[:0], ChainOutcomes(recent[:0], one[:0], self._verified[:0]), prompt_tokens=None)
         scratch.propose(one, Limits(one + 1, nodes=1, trees=False))
         nodes = Chains(tokens[:1], np.full((1, 8), 0.9, np.float32)).nodes()

@@ -42,10 +42,13 @@ def _note(tokens, rows, lengths, slots, row_slots, known, tails):
 
 
 @jit
-def _last(tokens, rows, lengths, last):
+def recent_tokens(tokens, rows, lengths, width):
+    """A copy of the last `width` of the first `lengths` (r,) tokens in `rows` (r,), int32; -1 before the first."""
+    last = np.full((len(rows), width), -1, np.int32)
     for r in range(len(rows)):
-        n = min(last.shape[1], lengths[r])
-        last[r, last.shape[1] - n :] = tokens[rows[r], lengths[r] - n : lengths[r]]
+        n = min(width, lengths[r])
+        last[r, width - n :] = tokens[rows[r], lengths[r] - n : lengths[r]]
+    return last
 
 
 class Requests:
@@ -100,12 +103,3 @@ class Requests:
         self._seen[slots] = self._step
         _note(tokens, rows, lengths, slots, self._row_slots, self._known, self._tails)
         return slots, new
-
-    @staticmethod
-    def recent(
-        tokens: NDArray[np.int32], rows: NDArray[np.int64], lengths: NDArray[np.int64], width: int
-    ) -> NDArray[np.int32]:
-        """A copy of the last `width` of the first `lengths` (r,) tokens in `rows` (r,), -1 before the first."""
-        last = np.full((len(rows), width), -1, np.int32)
-        _last(tokens, rows, lengths, last)
-        return last
