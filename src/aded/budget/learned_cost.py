@@ -144,4 +144,4 @@ class LearnedCost:
         """
         plain = self._plain.recall(sequences, self._steps)
         prompts = (self._with_prompts / self._emitted, self._prompt_tokens / self._emitted)
-        return cast(NDArray[np.float64], _per_token(*self._others.seen(self._steps), *plain, *prompts, expected))
+        return cast("NDArray[np.float64]", _per_token(*self._others.seen(self._steps), *plain, *prompts, expected))
