@@ -22,7 +22,7 @@ def trace() -> Trace:
 
 @pytest.mark.parametrize("requests", [1, 16, 64])
 def test_where_tokens_are_nearly_free_drafts_pay(trace: Trace, requests: int) -> None:
-    free = simulate(trace, CostCurve([1, 4096], [10.0, 11.0]), requests=requests)
+    free = simulate(trace, CostCurve([1, 4096], [10.0, 11.0]), requests=requests, cold=False)
     assert free.rate > 1.5
     assert free.tokens_per_step > 1.5
     assert free.drafting_ms > 0
@@ -30,14 +30,14 @@ def test_where_tokens_are_nearly_free_drafts_pay(trace: Trace, requests: int) ->
 
 @pytest.mark.parametrize("requests", [1, 16, 64])
 def test_where_each_token_costs_as_much_as_a_step_nothing_is_lost(trace: Trace, requests: int) -> None:
-    dear = simulate(trace, CostCurve([1, 2, 4096], [1.0, 2.0, 4096.0]), requests=requests)
+    dear = simulate(trace, CostCurve([1, 2, 4096], [1.0, 2.0, 4096.0]), requests=requests, cold=False)
     assert dear.rate > 0.98
     assert dear.drafted_per_step < 0.2
 
 
 def test_costs_are_learned_though_requests_come_and_go_all_the_time(trace: Trace) -> None:
     """Hardly a step has no new request in it."""
-    found = simulate(trace, CostCurve([1, 300, 1000], [10.0, 11.0, 30.0]), requests=64)
+    found = simulate(trace, CostCurve([1, 300, 1000], [10.0, 11.0, 30.0]), requests=64, cold=False)
     assert found.rate > 1.3
 
 

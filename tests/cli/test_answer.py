@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from aded.cli import main
+
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "aded.cli", *arguments]
@@ -52,9 +54,20 @@ def test_the_command_line_answers_in_json(tmp_path: Path) -> None:
         (["--state", __file__], "state file"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
-    result = run("generate", "hello", *arguments)
+def test_a_wrong_option_is_one_line_and_exit_code_2(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["aded", "generate", "hello", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capfd.readouterr().err
+    assert ended.value.code == 2
+    assert len(shown.strip().splitlines()) == 1, shown
+    assert says in shown
+    assert "Traceback" not in shown
+
+
+def test_a_wrong_option_ends_the_process_so() -> None:
+    result = run("generate", "hello", "--drafter", "nothing")
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-    assert says in result.stderr
-    assert "Traceback" not in result.stderr
