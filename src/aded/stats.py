@@ -67,6 +67,9 @@ class Stats:
         draft_s, verify_s, learn_s: time spent in each part of the loop.
         time_to_first_token_s: from the start of the (last) loop to the first token.
         total_s: time spent in all parts.
+        exact: what is promised of the bits of every score. "generate": they are those of the engine without us. "none":
+            they are those of decoding by us without drafts. "rounding": passes of several tokens round otherwise than
+            those of one, and two tokens that tie may change places.
         from_draft: for each emitted token, whether it had been drafted.
     """
 
@@ -80,6 +83,7 @@ class Stats:
     learn_s: float = 0.0
     time_to_first_token_s: float = 0.0
     total_s: float = 0.0
+    exact: str = "rounding"
     from_draft: list[bool] = field(default_factory=list)
 
     @property

@@ -125,7 +125,8 @@ def _summary(console: Console, result: dict[str, Any]) -> None:
     baseline = result["baseline_tokens_per_second"]
     console.print(f"[bold]{result['speedup']:.2f}x[/bold] against {baseline:.1f} tokens/s without ADED")
     if result["identical"]:
-        console.print("[green]identical output[/green]")
+        same = ", bit for bit" if result["exact"] == "generate" else ""
+        console.print(f"[green]identical to decoding without ADED{same}[/green]")
         return
     where = f"first difference at token {result['first_difference']}"
     if result["margin"] is not None:

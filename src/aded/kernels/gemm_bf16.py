@@ -20,13 +20,13 @@ _FASTMATH = {"reassoc", "contract", "nsz"}
 
 
 @jit_with(inline="always")
-def _widen(bits):
+def widen(bits):
     """The float32 of bfloat16 bits."""
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
 @jit_with(inline="always")
-def _narrow(value):
+def narrow(value):
     """bfloat16 bits of a float32, rounded to nearest even."""
     if value != value:
         return np.uint16(0x7FC0)
@@ -37,7 +37,7 @@ def _narrow(value):
 @jit
 def _widen_row(bits, out):
     for j in range(len(bits)):
-        out[j] = _widen(bits[j])
+        out[j] = widen(bits[j])
 
 
 @jit_with(fastmath=_FASTMATH)
@@ -89,8 +89,8 @@ def _multiply(x, weight, bias, out, begin, end):
                 for r in range(min(4, end - first)):
                     total = sums[i, r]
                     if len(bias):
-                        total += _widen(bias[first + r])
-                    out[chunk + i, first + r] = _narrow(total)
+                        total += widen(bias[first + r])
+                    out[chunk + i, first + r] = narrow(total)
 
 
 def share(arguments):

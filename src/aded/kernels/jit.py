@@ -30,19 +30,25 @@ _CONFIG = Lock()
 
 
 @cache
-def kernel_folder() -> Path | None:
-    """The folder of compiled code; None where none can be written, and functions are compiled in every process.
-
-    It lies in $NUMBA_CACHE_DIR if that is set, else in the cache folder (see `aded.files.cache_folder`).
-    """
+def compiled_sources() -> str:
+    """A hash of all sources that can hold compiled code, and of what compiles them."""
     package = Path(__file__).parents[1]
     state = hashlib.blake2b(f"numba {numba.__version__}, llvmlite {llvmlite.__version__}".encode(), digest_size=8)
     for part in COMPILED:
         for file in sorted((package / part).rglob("*.py")):
             state.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
+    return state.hexdigest()
+
+
+@cache
+def kernel_folder() -> Path | None:
+    """The folder of compiled code; None where none can be written, and functions are compiled in every process.
+
+    It lies in $NUMBA_CACHE_DIR if that is set, else in the cache folder (see `aded.files.cache_folder`).
+    """
     try:
         base = Path(chosen) if (chosen := os.environ.get("NUMBA_CACHE_DIR")) else cache_folder() / "kernels"
-        folder = base / f"aded-{state.hexdigest()}"
+        folder = base / f"aded-{compiled_sources()}"
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, RuntimeError):  # RuntimeError: there is no home folder

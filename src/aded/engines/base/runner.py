@@ -47,6 +47,7 @@ class Answer:
             "mean_accepted_tokens": self.stats.mean_accepted_tokens,
             "tokens_per_second": self.tokens_per_second,
             "time_to_first_token_s": self.first_s,
+            "exact": self.stats.exact,
         }
 
     def coloured(self) -> Any:

@@ -29,6 +29,7 @@ from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import grouped_attention, verifies_trees
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.engine import TransformersEngine
+from aded.engines.transformers.exactness import Exactness, exactness
 from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
 from aded.engines.transformers.linear import fast_linear
 from aded.errors import UnsupportedError
@@ -168,8 +169,12 @@ def generate(
             model_kwargs["streamer"] = streamer
         return plain(model, input_ids, generation_config=generation_config, **model_kwargs)
     runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
+    exact: Exactness = "rounding" if compile else exactness(model)
     with fast_linear(model), grouped_attention(model):
-        engine = TransformersEngine(model, input_ids, generation_config, processors, criteria, model_kwargs, runner)
+        given = (model, input_ids, generation_config, processors, criteria, model_kwargs, runner, exact)
+        engine = TransformersEngine(*given)
+        if stats is not None:
+            stats.exact = engine.exact
         return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
 
 

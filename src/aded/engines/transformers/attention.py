@@ -1,9 +1,9 @@
-"""Attention of a few tokens with key/value heads that several query heads share.
+"""Attention of a few tokens.
 
-The library repeats keys and values for every query head and so copies the whole cache in every layer of every step, or,
-for a single token, leaves the sharing to a kernel that reads the cache once for each head. A few tokens' queries can
-stand one below the other instead, those of all heads that share a key/value head: then nothing is copied, and the cache
-is read once.
+In bfloat16 on a CPU a kernel of ours gives each query the bits that it has alone. Elsewhere the library repeats keys
+and values for every query head that shares them, and so copies the whole cache in every layer of every step. A few
+tokens' queries can stand one below the other instead, those of all heads that share a key/value head: then nothing is
+copied, and the cache is read once.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from aded.errors import UnsupportedError
+from aded.kernels import attention_avx512_bf16
+from aded.kernels.openmp import Parallel
 
 _NAME = "aded_grouped_sdpa"
+_OPTIONS = {"softcap", "position_bias", "cache", "s_aux"}  # that change what is computed
 _MOST = 256  # queries of a group to stack; with more, repeating the mask for each head costs more than it saves
 
 
@@ -38,11 +42,17 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as the library's "sdpa" computes it: (rows, heads, tokens, size) -> (rows, tokens, heads, size)."""
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        special = dropout > 0 or any(kwargs.get(name) is not None for name in _OPTIONS)
+        exact = None if special else exact_attention(query, key, value, attention_mask, scaling)
+        if exact is not None:
+            return exact, None
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     groups = getattr(module, "num_key_value_groups", 1)
     rows, heads, tokens, size = query.shape
     special = attention_mask is None and tokens > 1  # a prompt: its causal mask is left to the kernel
     special |= attention_mask is not None and (attention_mask.ndim != 4 or attention_mask.shape[1] != 1)
-    special |= dropout > 0 or any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "cache"))
+    special |= dropout > 0 or any(kwargs.get(name) is not None for name in _OPTIONS)
     many = groups * tokens > _MOST
     # On a GPU many queries are left to the library: there, masks and shared heads together have no fast kernel.
     special |= many and query.device.type != "cpu"
@@ -59,6 +69,92 @@ def _attend(
     mask = None if attention_mask is None else attention_mask.repeat(1, 1, groups, 1)
     out = attend(stacked, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(rows, heads, tokens, value.shape[-1]).transpose(1, 2).contiguous(), None
+
+
+class _Exact:
+    """Our kernel, and what queries see of the masks it was given last."""
+
+    def __init__(self) -> None:
+        self._run = Parallel(attention_avx512_bf16.share, 23)
+        # What queries see, as the kernel is told it, with all that has to live as long.
+        self._seen: dict[tuple[Any, ...], tuple[tuple[int, ...], Any]] = {}
+        self._scales: dict[float, int] = {}  # as bits of a float32
+
+    def __call__(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+    ) -> torch.Tensor:
+        rows, heads, tokens, size = query.shape
+        out = query.new_empty(rows, tokens, heads, size)
+        if (bits := self._scales.get(scale)) is None:
+            bits = self._scales[scale] = int(np.float32(scale).view(np.int32))
+        q, k, v = query.stride(), key.stride(), value.stride()
+        strides = 2 * q[0], 2 * q[1], 2 * q[2], 2 * k[0], 2 * k[1], 2 * k[2], 2 * v[0], 2 * v[1], 2 * v[2]
+        places = query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr()
+        seen = self._visible(mask, rows, tokens, key.shape[2])
+        self._run(torch.get_num_threads(), rows, heads, key.shape[1], tokens, size, bits, *places, *strides, *seen)
+        return out
+
+    def _visible(self, mask: torch.Tensor | None, rows: int, tokens: int, keys: int) -> tuple[int, ...]:
+        # All layers of a pass ask for the same masks. They are kept alive, so that no other has their address.
+        name = (rows, keys) if mask is None else (mask.data_ptr(), mask.shape, mask.stride())
+        if (known := self._seen.get(name)) is None:
+            if len(self._seen) >= _MASKS:
+                self._seen.clear()
+            if mask is None:
+                arrays = np.array([[0, keys]] * rows, np.int64), np.full((rows, 1), keys), np.zeros((rows, 1, 1), int)
+            else:
+                seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0].expand(rows, tokens, keys).numpy()
+                arrays = attention_avx512_bf16.visible(np.ascontiguousarray(seen))
+            addresses = tuple(array.ctypes.data for array in arrays)
+            known = self._seen[name] = (*addresses, arrays[2].shape[-1]), (mask, arrays)
+        return known[0]
+
+
+_MASKS = 4  # kinds of layer a pass may have
+_LOCAL = threading.local()
+
+
+def _hides_only(mask: torch.Tensor) -> bool:
+    """Whether a mask says who is seen, and adds nothing to any score."""
+    if mask.dtype == torch.bool:
+        return True
+    return mask.dtype == torch.bfloat16 and bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min)).all())
+
+
+def exact_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+) -> torch.Tensor | None:
+    """The same in our kernel, bfloat16 on a CPU; None where that does not hold for it or prompts are taken in."""
+    _, heads, tokens, size = query.shape
+    alone = mask is None and tokens == 1
+    masked = mask is not None and mask.ndim == 4 and mask.shape[1] == 1 and _hides_only(mask)
+    if getattr(_LOCAL, "prompt", False) or not (alone or masked) or size % 16 or value.shape[-1] != size:
+        return None
+    if heads % key.shape[1]:
+        return None
+    if not hasattr(_LOCAL, "exact"):
+        try:
+            _LOCAL.exact = _Exact()
+        except LookupError:
+            return None
+    if not query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    result: torch.Tensor = _LOCAL.exact(query, key, value, mask, size**-0.5 if scaling is None else scaling)
+    return result
+
+
+@contextmanager
+def library_attention() -> Iterator[None]:
+    """Within it, and in this thread, attention is the library's: so prompts are taken in."""
+    _LOCAL.prompt = True
+    try:
+        yield
+    finally:
+        _LOCAL.prompt = False
 
 
 AttentionInterface.register(_NAME, _attend)
@@ -100,8 +196,8 @@ def implementation(model: Any) -> str:
 
 @contextmanager
 def grouped_attention(model: Any) -> Iterator[None]:
-    """Within it the model's layers attend as above where the library's "sdpa" was set; results differ by rounding."""
-    layers = (layer for layer in model.modules() if getattr(layer, "num_key_value_groups", 1) > 1)
+    """Within it the model's layers attend as above where the library's "sdpa" was set."""
+    layers = (layer for layer in model.modules() if hasattr(layer, "num_key_value_groups"))
     found = {id(config): config for layer in layers if (config := getattr(layer, "config", None)) is not None}
     configs = [config for config in found.values() if config._attn_implementation in ("sdpa", _NAME)]
 

@@ -18,6 +18,7 @@ from aded.engines.transformers.attention import grouped_attention, implementatio
 from aded.engines.transformers.forward import SIZES, ForwardRunner
 from aded.engines.transformers.linear import fast_linear
 from aded.files import digest
+from aded.kernels import compiled_sources
 
 _FAR = 1024  # entries by which a cache is lengthened to see what its length costs
 
@@ -51,6 +52,7 @@ def _conditions(model: Any, runner: ForwardRunner) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "attention": implementation(model),
         "compiled": runner.settings,
+        "kernels": compiled_sources(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

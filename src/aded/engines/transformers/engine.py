@@ -15,8 +15,10 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from aded.batch import Limits, Outcomes
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import attention_windows, verifies_trees
+from aded.engines.transformers.attention import attention_windows, library_attention, verifies_trees
+from aded.engines.transformers.exactness import Exactness
 from aded.engines.transformers.forward import ForwardRunner
+from aded.engines.transformers.linear import library_linear
 from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomial
 from aded.tree import DraftTree
 
@@ -120,8 +122,10 @@ class TransformersEngine:
         criteria: every stopping criterion.
         model_kwargs: what `generate` passes to its decoding methods (cache, masks, positions and the model's own).
         runner: how passes are run.
+        exact: what holds for one prompt on this model.
 
     Attributes:
+        exact: what holds for these sequences, see `Exactness`.
         scores, logits: processed and raw scores of each emitted token where the configuration asks for them.
     """
 
@@ -134,6 +138,7 @@ class TransformersEngine:
         criteria: StoppingCriteriaList,
         model_kwargs: dict[str, Any],
         runner: ForwardRunner,
+        exact: Exactness = "rounding",
     ) -> None:
         self.model, self.config, self.kwargs, self.runner = model, generation_config, model_kwargs, runner
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
@@ -158,6 +163,10 @@ class TransformersEngine:
         self._scored: dict[int, _Scores] = {}  # of the last pass, by slot
         self._mask: torch.Tensor | None = model_kwargs.get("attention_mask")
         self._count = 0
+        # Where the library masks something, or multiplies several rows at once, its bits are others.
+        padded = self._mask is not None and not bool(self._mask.all())
+        apart = self.batch or padded or kv.room(self.cache) is not None
+        self.exact: Exactness = "none" if exact == "generate" and apart else exact
 
     @property
     def cache(self) -> Any:
@@ -213,7 +222,8 @@ class TransformersEngine:
         """Run the prompts, by the model's own prefill."""
         if self.batch or self.runner.fixed:
             kv.widen(self.cache)
-        outputs = self.model._prefill(self._buffer[:, : self._prompt], self._prefill_config(), self.kwargs)
+        with library_linear(), library_attention():
+            outputs = self.model._prefill(self._buffer[:, : self._prompt], self._prefill_config(), self.kwargs)
         if outputs.get("past_key_values") is not None:
             self.kwargs["past_key_values"] = outputs.past_key_values
         kv.check(self.cache)
@@ -224,11 +234,12 @@ class TransformersEngine:
         return self._scores(outputs.logits[:, -1:], [1] * len(self._active), top_k)
 
     def _prefill_config(self) -> GenerationConfig:
-        """The configuration, with chunks for long prompts of text alone: a pass then takes bounded memory."""
+        """The configuration, with chunks for long prompts of text alone: a pass then takes bounded memory. Not where
+        the bits are to be those of `generate`, which takes a prompt in whole."""
         chunk = max(CHUNK // len(self._active), 1)
         special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in _TEXT_INPUTS)
         special |= self.config.prefill_chunk_size is not None or kv.room(self.cache) is not None
-        if special or self._prompt <= 2 * chunk:
+        if special or self.exact == "generate" or self._prompt <= 2 * chunk:
             return self.config
         config = copy(self.config)
         config.prefill_chunk_size = chunk

@@ -1,4 +1,4 @@
-"""bfloat16 linear layers of torch on three matrix products: two of ours, and the library's on weights packed once.
+"""bfloat16 linear layers of torch on our matrix products.
 
 Each binds a layer: given it, it returns the layer's forward pass on its weights as they are now.
 """
@@ -26,6 +26,7 @@ class LinearKernel(Protocol):
         """The layer's forward pass on its weights as they are now."""
 
 
+_SMALL = 2**20  # weights of a layer with which a trial takes no time to speak of
 _SAMPLE = 64  # weights looked at to notice a change that left no other mark
 
 
@@ -73,25 +74,49 @@ class Avx512Linear:
         if not gemm_avx512_bf16.has_bf16_dot():
             raise LookupError("no bfloat16 dot products")
         self._weights = _RepackedWeights(layers, _in_blocks)
-        self._run = Parallel(gemm_avx512_bf16.share, 8)
+        self._run = Parallel(gemm_avx512_bf16.share, 7)
+        self._agreed: dict[tuple[int, int, int], bool] = {}  # by shape and threads
 
     def bind(self, layer: torch.nn.Linear) -> Forward:
-        if layer.in_features % 2:
-            return partial(torch.nn.functional.linear, weight=layer.weight, bias=layer.bias)
-        bias = torch.zeros(layer.out_features + -layer.out_features % gemm_avx512_bf16.FEATURES)
+        if not self._agrees(layer.out_features, layer.in_features):
+            return partial(_token_by_token, weight=layer.weight, bias=layer.bias)
+        bias = None
         if layer.bias is not None:
+            bias = torch.zeros(layer.out_features + -layer.out_features % gemm_avx512_bf16.FEATURES)
             bias[: layer.out_features] = layer.bias.detach()
         return partial(self._forward, self._weights(layer), bias, layer.out_features)
 
-    def _forward(self, weight: torch.Tensor, bias: torch.Tensor, n: int, x: torch.Tensor) -> torch.Tensor:
+    def _agrees(self, n: int, k: int) -> bool:
+        """Whether the kernel's sums are the library's for one token: layers of little work have kernels of their own,
+        and few features with many inputs are split over threads. Larger ones are left to a probe of the whole model."""
+        key = n, k, torch.get_num_threads()
+        if key not in self._agreed:
+            self._agreed[key] = not k % 2 and (n * k > _SMALL or self._try(n, k))
+        return self._agreed[key]
+
+    @torch.no_grad()
+    def _try(self, n: int, k: int) -> bool:
+        """The same of weights [u, -u] and inputs [v, v], which cancel: the last bits of the sums are left."""
+        random = torch.Generator().manual_seed(0)
+        u, v = (torch.randn(rows, k // 2, generator=random) for rows in (n, 8))
+        weight, x = torch.cat([u, -u], 1).bfloat16(), torch.cat([v, v], 1).bfloat16()
+        ours = self._forward(_in_blocks(weight), None, n, x)
+        return torch.equal(ours.view(torch.int16), _token_by_token(x, weight, None).view(torch.int16))
+
+    def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, n: int, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous()
         k = x.shape[-1]
         out = x.new_empty(*x.shape[:-1], n)
-        features = gemm_avx512_bf16.FEATURES
-        spare = x.new_empty(gemm_avx512_bf16.TOKENS * features) if n % features else out
-        addresses = (tensor.data_ptr() for tensor in (x, weight, bias, out, spare))
+        place = 0 if bias is None else bias.data_ptr()
+        addresses = x.data_ptr(), weight.data_ptr(), place, out.data_ptr()
         self._run(torch.get_num_threads(), x.numel() // k, k, n, *addresses)
         return out
+
+
+def _token_by_token(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """The library's product for each token alone."""
+    tokens = x.reshape(-1, 1, 1, x.shape[-1])
+    return torch.cat([torch.nn.functional.linear(token, weight, bias) for token in tokens]).reshape(*x.shape[:-1], -1)
 
 
 def _in_blocks(weight: torch.Tensor) -> torch.Tensor:
@@ -123,23 +148,3 @@ class PortableLinear:
         addresses = x.data_ptr(), weight.data_ptr(), place, out.data_ptr()
         self._run(torch.get_num_threads(), x.numel() // k, k, n, *addresses)
         return out
-
-
-class PrepackedLinear:
-    """The library's product on weights in its own order, a copy that lives as long as its layer.
-
-    A verification step is a handful of tokens: too few to pay for reordering every weight, as a plain product of
-    several tokens does.
-
-    Raises:
-        LookupError: the library has no bfloat16 instructions to use here, or there is no memory for copies.
-    """
-
-    def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            raise LookupError("no bfloat16 matrix instructions")
-        self._weights = _RepackedWeights(layers, lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, 1))
-
-    def bind(self, layer: torch.nn.Linear) -> Forward:
-        weight, bias, multiply = self._weights(layer), layer.bias, torch.ops.mkldnn._linear_pointwise.default
-        return lambda x: multiply(x, weight, bias, "none", [], "")

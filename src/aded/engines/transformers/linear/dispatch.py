@@ -1,13 +1,11 @@
-"""Dispatch: for a while, in one thread, bfloat16 linear layers run on another kernel where that was measured faster."""
+"""Dispatch: for a while, in one thread, bfloat16 layers run on a kernel that gives a token the same bits always."""
 
 from __future__ import annotations
 
 import itertools
 import threading
-import timeit
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -17,19 +15,9 @@ import torch
 from aded.engines.transformers.attention import RefCountedPatch
 from aded.engines.transformers.linear.bindings import (
     Avx512Linear,
-    Forward,
     LinearKernel,
     PortableLinear,
-    PrepackedLinear,
 )
-
-
-@dataclass
-class _Choice:
-    """How a model's layers run: `kernel` for several tokens, and for a single one as well if `single`."""
-
-    kernel: LinearKernel
-    single: bool
 
 
 class _Forward:
@@ -43,14 +31,13 @@ class _Forward:
         self._number = next(_NUMBERS)
         _FORWARDS[self._number] = self
 
-    def renew(self, layer: torch.nn.Linear, choice: _Choice) -> None:
+    def renew(self, layer: torch.nn.Linear, kernel: LinearKernel) -> None:
         """Take the layer's weights as they are now."""
         self._plain = partial(torch.nn.functional.linear, weight=layer.weight, bias=layer.bias)
-        self.other, self._single, self._features = choice.kernel.bind(layer), choice.single, layer.out_features
+        self.other, self._features = kernel.bind(layer), layer.out_features
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
-        alone = not self._single and input.numel() == input.shape[-1]
-        if alone or input.dtype != torch.bfloat16:
+        if input.dtype != torch.bfloat16:
             return self._plain(input)
         if torch.compiler.is_compiling():
             result: torch.Tensor = torch.ops.aded.linear(input, self._number, self._features)
@@ -68,7 +55,7 @@ torch.library.register_fake("aded::linear")(lambda x, number, features: x.new_em
 
 _ACTIVE = threading.local()
 _PATCH = RefCountedPatch()
-_CHOSEN: WeakKeyDictionary[torch.nn.Module, dict[int, _Choice | None]] = WeakKeyDictionary()
+_KERNELS: WeakKeyDictionary[torch.nn.Module, LinearKernel | None] = WeakKeyDictionary()
 
 
 def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
@@ -83,59 +70,33 @@ def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
     ]
 
 
-@torch.no_grad()
-def _choose(layers: list[torch.nn.Linear]) -> _Choice | None:
-    """The fastest way here, timed on this model's commonest shape at one, eight and 32 tokens."""
-    shapes = [tuple(layer.weight.shape) for layer in layers]
-    common = max(set(shapes), key=shapes.count)
-    # Several layers in turn, as in a pass of the model: one alone would stay in the nearest cache.
-    tried = [layer for layer, shape in zip(layers, shapes, strict=True) if shape == common][:16]
-    inputs = torch.zeros(41, common[1], dtype=torch.bfloat16).split([1, 8, 32])
-    plain = [_fastest([layer.forward for layer in tried], x) for x in inputs]
-    best, choice = plain, None
-    makers: tuple[Callable[[], LinearKernel], ...]
-    makers = partial(Avx512Linear, layers), partial(PrepackedLinear, layers), PortableLinear
+def _kernel(layers: list[torch.nn.Linear]) -> LinearKernel | None:
+    """The kernel for these layers. What this processor can do decides, and no timing: another would be other bits."""
+    makers: tuple[Callable[[], LinearKernel], ...] = partial(Avx512Linear, layers), PortableLinear
     for make in makers:
-        try:
-            kernel = make()
-        except LookupError:
-            continue
-        others = [kernel.bind(layer) for layer in tried]
-        taken = [_fastest(others, x) for x in inputs]
-        if sum(taken[1:]) < sum(best[1:]):
-            best, choice = taken, _Choice(kernel, single=taken[0] < plain[0])
-    return choice
-
-
-def _fastest(calls: Sequence[Forward], x: torch.Tensor) -> float:
-    def run() -> None:
-        for call in calls:
-            call(x)
-
-    return min(timeit.repeat(run, number=1, repeat=6))
+        with suppress(LookupError):
+            return make()
+    return None
 
 
 @contextmanager
 def fast_linear(model: Any) -> Iterator[None]:
-    """Within it, and in this thread, the model's bfloat16 linear layers run the way that is fastest here.
+    """Within it, and in this thread, what the model's bfloat16 linear layers give for a token depends on it alone.
 
     Nothing changes on other devices and in other data types.
     """
     layers = [] if getattr(_ACTIVE, "on", False) else _layers(model)
-    choice = None
-    if layers:
-        known, threads = _CHOSEN.setdefault(model, {}), torch.get_num_threads()
-        if threads not in known:
-            known[threads] = _choose(layers)
-        choice = known[threads]
-    if choice is None:
+    if layers and model not in _KERNELS:
+        _KERNELS[model] = _kernel(layers)
+    kernel = _KERNELS[model] if layers else None
+    if kernel is None:
         yield
         return
 
     def put() -> None:
         for layer in layers:
             forward = _OF_LAYER.setdefault(layer, _Forward())
-            forward.renew(layer, choice)
+            forward.renew(layer, kernel)
             layer.forward = forward  # type: ignore[method-assign]
 
     def take() -> None:
@@ -148,3 +109,13 @@ def fast_linear(model: Any) -> Iterator[None]:
             yield
         finally:
             _ACTIVE.on = False
+
+
+@contextmanager
+def library_linear() -> Iterator[None]:
+    """Within it, and in this thread, layers run as the library runs them: so prompts are taken in."""
+    before, _ACTIVE.on = getattr(_ACTIVE, "on", False), False
+    try:
+        yield
+    finally:
+        _ACTIVE.on = before

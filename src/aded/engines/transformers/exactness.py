@@ -1,0 +1,97 @@
+"""What is promised of the bits of an output, found out by a probe of a few passes of the model itself."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from aded.engines.transformers import cache as kv
+from aded.engines.transformers.attention import attention_windows, grouped_attention, verifies_trees
+from aded.engines.transformers.linear import fast_linear
+from aded.tree import DraftTree
+
+# "generate": scores are those of `generate` without us, bit for bit. "none": they are those of decoding by us without
+# drafts. "rounding": scores of several tokens at once differ by rounding from those of one, and two that tie may change
+# places.
+Exactness = Literal["generate", "none", "rounding"]
+
+_PROMPT = 16  # tokens of a probe's prompt, whose entries are then repeated
+_ENTRIES = 515  # in its cache: more than the library's block of 512 keys, and no multiple of its groups of 4 and 16
+_PATH = 3  # tokens that follow, one by one and then in a tree
+_SPARE = 16  # positions that a probe leaves free of those a model has
+
+_FOUND: WeakKeyDictionary[Any, dict[int, Exactness]] = WeakKeyDictionary()
+
+
+def exactness(model: Any) -> Exactness:
+    """What holds for this model's greedy or sampled decoding of one prompt on this machine, with as many threads.
+
+    Only bfloat16 on a CPU has kernels that promise more than "rounding". A probe of a few passes says what they keep;
+    it runs once a process.
+    """
+    if model.dtype != torch.bfloat16 or model.device.type != "cpu":
+        return "rounding"
+    known, threads = _FOUND.setdefault(model, {}), torch.get_num_threads()
+    if threads not in known:
+        try:
+            known[threads] = _probe(model)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            known[threads] = "rounding"  # it needs inputs that a probe does not know
+    return known[threads]
+
+
+@torch.no_grad()
+def _probe(model: Any) -> Exactness:
+    config = model.config.get_text_config(decoder=True)
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (1, _PROMPT + _PATH), generator=random)
+    prompt, path = ids[:, :_PROMPT], ids[:, _PROMPT:]
+    past = DynamicCache(config=config)
+    model(input_ids=prompt, past_key_values=past, use_cache=True)
+    kv.check(past)
+    layers = [layer for layer in cast("list[Any]", past.layers) if layer.is_initialized]
+    if all(type(layer) is DynamicLayer for layer in layers):
+        most = getattr(config, "max_position_embeddings", None) or _ENTRIES + _SPARE
+        entries = max(min(_ENTRIES, most - _SPARE), _PROMPT)
+        for layer in layers:
+            times = -(-entries // _PROMPT)
+            layer.keys, layer.values = (x.repeat(1, 1, times, 1)[:, :, :entries] for x in (layer.keys, layer.values))
+    stock = _one_by_one(model, deepcopy(past), path)
+    with fast_linear(model), grouped_attention(model):
+        together = _in_a_tree(model, deepcopy(past), path)
+        if torch.equal(together, stock):
+            return "generate"
+        return "none" if torch.equal(together, _one_by_one(model, deepcopy(past), path)) else "rounding"
+
+
+def _one_by_one(model: Any, cache: DynamicCache, path: torch.Tensor) -> torch.Tensor:
+    """Logits (n, vocabulary) after each token of a path, each in a pass of its own."""
+    return torch.cat(
+        [model(input_ids=token, past_key_values=cache, use_cache=True).logits[0] for token in path.split(1, dim=-1)]
+    )
+
+
+def _in_a_tree(model: Any, cache: DynamicCache, path: torch.Tensor) -> torch.Tensor:
+    """The same in one pass: the first token is the root, each other stands behind a sibling."""
+    kv.prepare(cache)
+    start, tokens = int(cache.get_seq_length()), path[0].tolist()
+    inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+    if not verifies_trees(model):
+        logits: torch.Tensor = model(input_ids=path, **inputs).logits[0]
+        return logits
+    drafted, parents, rows = [], [], [0]
+    for token in tokens[1:]:
+        parent = rows[-1] - 1
+        drafted += [token - 1 if token else 1, token]
+        parents += [parent, parent]
+        rows.append(len(drafted))
+    tree = DraftTree.build(drafted, parents)
+    count = len(drafted) + 1
+    inputs["attention_mask"] = kv.masks(model, attention_windows(model), cache, [tree], count)
+    inputs["position_ids"] = start + torch.tensor([[0, *(int(depth) + 1 for depth in tree.depths)]])
+    logits = model(input_ids=torch.tensor([[tokens[0], *drafted]]), **inputs).logits[0]
+    return logits[rows]

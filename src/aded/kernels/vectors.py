@@ -1,0 +1,101 @@
+"""Vectors of 16 float32 in compiled code: what numba has no words for, written for LLVM.
+
+`builder` is always llvmlite's, and values are LLVM's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+
+LANES = 16  # float32 values in a register of 512 bits
+
+I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+FLOATS, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
+
+
+def load(builder, address, kind, align):
+    """What lies at an address."""
+    value = builder.load(builder.inttoptr(address, kind.as_pointer()))
+    value.align = align
+    return value
+
+
+def store(builder, value, address):
+    """Put 32-bit values at an address."""
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
+
+
+def pick(builder, a, b, lanes):
+    """These lanes of two vectors, one behind the other."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
+
+
+def every(builder, scalar):
+    """A scalar in all lanes."""
+    undefined = ir.Constant(FLOATS, ir.Undefined)
+    return pick(builder, builder.insert_element(undefined, scalar, I32(0)), undefined, [0] * LANES)
+
+
+def intrinsic(builder, name, *values):
+    """What LLVM's function of this name makes of float32 values or vectors."""
+    kind = values[0].type
+    suffix = f"v{LANES}f32" if kind == FLOATS else "f32"
+    function = ir.FunctionType(kind, [kind] * len(values))
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.{name}.{suffix}"), values)
+
+
+def widened(builder, halves):
+    """The float32 values of 16 bfloat16."""
+    wide = builder.shl(builder.zext(halves, INTS), ir.Constant(INTS, [16] * LANES))
+    return builder.bitcast(wide, FLOATS)
+
+
+def exponential(builder, x):
+    """e to 16 powers, none above 0, as the library's vectors compute it.
+
+    2 to the power of i + f is i as a float's exponent and 2^f - 1 as its fraction; a cubic in f stands for what the
+    fraction is less than f (torch's `fexp_u20`, after Malossi et al., 2015).
+    """
+
+    def constant(value):
+        return every(builder, ir.Constant(F32, float(np.float32(value))))
+
+    power = builder.fmul(x, constant(1.4426950408889634))  # times log2(e)
+    part = builder.fsub(power, intrinsic(builder, "floor", power))
+    less = constant(-0.079204240219773236)
+    for factor in (-0.22433836478672356, 0.30354260500649682, 0.00010703434948458272):
+        less = intrinsic(builder, "fma", part, less, constant(factor))
+    bits = intrinsic(builder, "fma", constant(2**23), builder.fsub(power, less), constant(2**23 * 127))
+    below = builder.fcmp_ordered("<", x, constant(-87.33654475))  # the least float has this logarithm
+    none = ir.Constant(INTS, [0] * LANES)
+    return builder.bitcast(builder.select(below, none, builder.fptosi(bits, INTS)), FLOATS)
+
+
+def rounded(builder, x):
+    """Rounded to bfloat16, as float32."""
+    bits = builder.bitcast(x, INTS)
+    odd = builder.and_(builder.lshr(bits, ir.Constant(INTS, [16] * LANES)), ir.Constant(INTS, [1] * LANES))
+    bits = builder.add(builder.add(bits, odd), ir.Constant(INTS, [0x7FFF] * LANES))
+    return builder.bitcast(builder.and_(bits, ir.Constant(INTS, [-65536] * LANES)), FLOATS)
+
+
+def loop(builder, count, starts):
+    """Open a loop that runs `count` times, at least once: (index, values carried on, how to close it)."""
+    before, body, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+    builder.branch(body)
+    builder.position_at_end(body)
+    index, carried = builder.phi(I64), [builder.phi(start.type) for start in starts]
+
+    def close(results):
+        following = builder.add(index, I64(1))
+        index.add_incoming(I64(0), before)
+        index.add_incoming(following, body)
+        for phi, start, result in zip(carried, starts, results, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(result, body)
+        builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+        builder.position_at_end(after)
+
+    return index, carried, close

@@ -1,0 +1,331 @@
+"""The same bits: scores of verified drafts against the model's own passes of one token, compared bit by bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import linear, scaled_dot_product_attention
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.cache_utils import DynamicCache
+
+import aded
+from aded.batch import Outcomes
+from aded.drafters.base import Drafter
+from aded.engines.transformers.attention import exact_attention, grouped_attention
+from aded.engines.transformers.engine import TransformersEngine
+from aded.engines.transformers.exactness import exactness
+from aded.engines.transformers.forward import ForwardRunner
+from aded.engines.transformers.linear import fast_linear
+from aded.engines.transformers.linear.bindings import Avx512Linear
+from aded.engines.transformers.loading import load
+from aded.kernels.gemm_avx512_bf16 import has_bf16_dot
+from aded.tree import DraftTree, Outcome
+from support.models import PROMPT, build
+from support.oracle import Oracle
+
+needs_bf16_dot = pytest.mark.skipif(not has_bf16_dot(), reason="this processor's library sums otherwise")
+
+# Head sizes of 32 and 64, heads shared by none, two and three; more inputs than a block of the library's.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"hidden_size": 192, "num_attention_heads": 6, "intermediate_size": 1100, "vocab_size": 131}),
+    "three-a-head": ("llama", {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3}),
+    "one-a-head": ("llama", {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}),
+    "qwen2-with-bias": ("qwen2", {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 700}),
+    "qwen3-wide-heads": ("qwen3", {"hidden_size": 64, "head_dim": 128}),
+    "sliding": ("mistral-sliding", {"hidden_size": 128, "head_dim": 32, "sliding_window": 24}),
+    "smollm3": ("smollm3", {"hidden_size": 128}),
+}
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    made: dict[str, Any] = {}
+
+    def of(name: str) -> Any:
+        if name not in made:
+            family, changes = SHAPES[name]
+            made[name] = build(family, **{"initializer_range": 0.05, "max_position_embeddings": 2048, **changes})
+            made[name].to(torch.bfloat16)
+        return made[name]
+
+    return of
+
+
+@needs_bf16_dot
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(
+    ("n", "k"), [(96, 576), (100, 1536), (49, 514), (200, 4096), (40, 4096), (96, 30), (8, 96), (1, 576), (5, 7)]
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_is_the_librarys_for_one_token_at_every_width(n: int, k: int, bias: bool) -> None:
+    """Weights [u, -u] and inputs [v, v] cancel: what is left are the last bits of the sums."""
+    layer = torch.nn.Linear(k, n, bias=bias).bfloat16()
+    half = k // 2
+    u, v = torch.randn(n, k) * 0.05, torch.randn(33, k)
+    u[:, half : 2 * half], v[:, half : 2 * half] = -u[:, :half], v[:, :half]
+    x = v.bfloat16()
+    with torch.no_grad():
+        layer.weight.copy_(u)
+        if bias:
+            layer.bias.mul_(1e-6)
+        kernel = Avx512Linear([layer]).bind(layer)
+        alone = torch.cat([linear(row, layer.weight, layer.bias) for row in x.split(1)])
+        for width in (1, 2, 7, 8, 9, 33):
+            assert torch.equal(kernel(x[:width]).view(torch.int16), alone[:width].view(torch.int16)), width
+
+
+@needs_bf16_dot
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("size", [32, 64, 80, 256])
+@pytest.mark.parametrize("what", ["ordinary", "sharp", "values cancel", "scores cancel"])
+def test_attention_is_the_librarys_for_one_query(size: int, what: str) -> None:
+    """What cancels shows the last bits of sums that rounding hides."""
+    scale = 1e6 if what == "scores cancel" else size**-0.5
+    for keys in (1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 48, 63, 100, 511, 512, 513, 515, 530, 1030):
+        query, key, value = (torch.randn(1, heads, n, size) for heads, n in ((12, 1), (4, keys), (4, keys)))
+        if what == "sharp":
+            query *= 4
+        elif what == "values cancel":
+            half, order = keys // 2, torch.randperm(keys)
+            key[:, :, half : 2 * half], value[:, :, half : 2 * half] = key[:, :, :half], -value[:, :, :half]
+            key, value = key[:, :, order], value[:, :, order]
+        elif what == "scores cancel":
+            order = torch.randperm(size)
+            query[..., size // 2 :], key[..., size // 2 :] = query[..., : size // 2], -key[..., : size // 2]
+            query, key = query[..., order], key[..., order]
+        query, key, value = query.bfloat16(), key.bfloat16(), value.bfloat16()
+        repeated = (x.repeat_interleave(3, 1) for x in (key, value))
+        stock = scaled_dot_product_attention(query, *repeated, scale=scale)
+        ours = exact_attention(query, key, value, None, scale)
+        assert ours is not None
+        assert torch.equal(ours.transpose(1, 2).view(torch.int16), stock.view(torch.int16)), keys
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("kind", ["tree", "window", "padding", "scattered"])
+@pytest.mark.parametrize(("keys", "tokens"), [(70, 33), (600, 9), (1100, 65), (530, 1)])
+def test_what_a_query_gets_depends_on_what_it_sees_alone(kind: str, keys: int, tokens: int) -> None:
+    rows, size = 2, 64
+    query, key, value = (
+        torch.randn(rows, heads, n, size).bfloat16() for heads, n in ((6, tokens), (2, keys), (2, keys))
+    )
+    seen = torch.zeros(rows, 1, tokens, keys, dtype=torch.bool)
+    past = keys - tokens
+    if kind == "tree":
+        seen[..., :past] = True
+        seen[..., past:] = torch.rand(rows, 1, tokens, tokens) < 0.2
+    elif kind == "window":
+        for t in range(tokens):
+            seen[:, :, t, max(past + t - 40, 0) : past + t + 1] = True
+    elif kind == "padding":
+        seen[0, :, :, 5:past], seen[1, :, :, past // 2 : past] = True, True
+        seen[..., past:] = torch.eye(tokens, dtype=torch.bool)
+    else:
+        seen = torch.rand(seen.shape) < 0.3
+    seen[..., past] = True  # everybody sees something
+    together = exact_attention(query, key, value, seen, None)
+    assert together is not None
+    for r in range(rows):
+        for t in range(tokens):
+            places = seen[r, 0, t].nonzero()[:, 0]
+            own = exact_attention(
+                query[r : r + 1, :, t : t + 1], key[r : r + 1, :, places], value[r : r + 1, :, places], None, None
+            )
+            assert own is not None
+            assert torch.equal(together[r, t].view(torch.int16), own[0, 0].view(torch.int16)), (r, t)
+    added = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.bfloat16).min).bfloat16()
+    assert torch.equal(exact_attention(query, key, value, added, None), together)  # type: ignore[arg-type]
+
+
+def test_a_mask_that_adds_to_scores_is_left_to_the_library() -> None:
+    query = torch.randn(1, 2, 3, 32).bfloat16()
+    mask = torch.zeros(1, 1, 3, 3).bfloat16()
+    mask[..., 1] = -1.0
+    assert exact_attention(query, query, query, mask, None) is None
+
+
+def engine_of(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -> TransformersEngine:
+    mask = torch.ones_like(ids) if mask is None else mask
+    config = GenerationConfig(max_length=ids.shape[1] + 400, do_sample=False)
+    config._pad_token_tensor = torch.tensor(0)  # type: ignore[attr-defined]
+    kwargs = {
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+        "past_key_values": DynamicCache(config=model.config),
+        "use_cache": True,
+        "logits_to_keep": 1,
+    }
+    return TransformersEngine(
+        model, ids, config, LogitsProcessorList(), StoppingCriteriaList(), kwargs, ForwardRunner(model)
+    )
+
+
+@torch.no_grad()
+def one_by_one(model: Any, ids: torch.Tensor, count: int) -> tuple[list[int], torch.Tensor]:
+    """Stock greedy decoding: `count` tokens, and the logits (count + 1, vocabulary) of its passes."""
+    cache, logits, tokens = DynamicCache(config=model.config), [], []
+    step = ids
+    for _ in range(count + 1):
+        logits.append(model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1])
+        tokens.append(int(logits[-1].argmax()))
+        step = torch.tensor([[tokens[-1]]])
+    return tokens[:count], torch.stack(logits)
+
+
+def tree_with(path: Sequence[int], size: int, vocabulary: int, rng: random.Random) -> tuple[DraftTree, list[int]]:
+    """A random tree of `size` nodes that holds `path` from its root down, and where it does."""
+    parents: list[int] = []
+    tokens: list[int] = []
+    places = [-1]
+    todo = list(path)
+    while len(tokens) < size:
+        left = size - len(tokens)
+        if todo and (left <= len(todo) or rng.random() < len(todo) / left):
+            parent, token = places[-1], todo.pop(0)
+            places.append(len(tokens))
+        else:
+            parent = rng.randrange(-1, len(tokens))
+            token = rng.randrange(vocabulary)
+            if token in path or any(pair == (token, parent) for pair in zip(tokens, parents, strict=True)):
+                continue
+        parents.append(parent)
+        tokens.append(token)
+    return DraftTree.build(tokens, parents), places[1:]
+
+
+@torch.no_grad()
+def compare(model: Any, ids: torch.Tensor, count: int, widths: Sequence[int], seed: int) -> tuple[int, int]:
+    """(scores compared, of which differ) of random trees along stock decoding's path and stock's own."""
+    tokens, stock = one_by_one(model, ids, count)
+    rng, vocabulary = random.Random(seed), model.config.vocab_size
+    compared = differing = 0
+
+    def check(found: torch.Tensor, expected: torch.Tensor) -> None:
+        nonlocal compared, differing
+        compared += 1
+        differing += not torch.equal(found.view(torch.int32), expected.float().view(torch.int32))
+
+    with fast_linear(model), grouped_attention(model):
+        engine = engine_of(model, ids)
+        scores = engine.prefill(0)
+        check(scores[0]._pass.logits[0, -1], stock[0])
+        engine.append(0, tokens[0])
+        at, step = 0, 0
+        while at < count - 1:
+            size = widths[step % len(widths)] - 1
+            depth = min(rng.choice((0, 1, 2, 4)), size, count - 1 - at)
+            tree, places = tree_with(tokens[at + 1 : at + 1 + depth], size, vocabulary, rng)
+            scores = engine.verify([0], [tree], 0)
+            for d, node in enumerate([-1, *places]):
+                check(scores[0]._pass.logits[0, node + 1], stock[at + 1 + d])
+            emitted = tokens[at + 1 : at + 2 + depth]
+            if len(emitted) <= depth:
+                break
+            engine.commit(Outcomes([Outcome(emitted, tree=tree, path=places, slot=0)]))
+            for token in emitted:
+                engine.append(0, token)
+            at += len(emitted)
+            step += 1
+    return compared, differing
+
+
+WIDTHS = (1, 2, 3, 8, 9, 16, 17, 33, 40, 65)
+
+
+@needs_bf16_dot
+@pytest.mark.parametrize("name", SHAPES)
+def test_verified_trees_have_the_bits_of_one_token_passes(small: Any, name: str) -> None:
+    model = small(name)
+    assert exactness(model) == "generate"
+    for length in (7, 60):
+        compared, differing = compare(
+            model, torch.arange(length)[None] * 7 % model.config.vocab_size, 60, WIDTHS, length
+        )
+        assert compared > 25
+        assert differing == 0
+
+
+@needs_bf16_dot
+@pytest.mark.usefixtures("threads")
+def test_long_caches_too(small: Any) -> None:
+    model = small("three-a-head")
+    compared, differing = compare(model, torch.arange(1020)[None] * 7 % 40, 24, (9, 65, 2, 33), 0)
+    assert compared > 10
+    assert differing == 0
+
+
+@needs_bf16_dot
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("name", SHAPES)
+def test_output_is_generates_own_in_bfloat16(small: Any, name: str, sampled: bool) -> None:
+    model, stats = small(name), aded.Stats()
+    options: dict[str, Any] = {"max_new_tokens": 60, "do_sample": sampled, "pad_token_id": 0}
+    torch.manual_seed(3)
+    plain = model.generate(PROMPT, **options)
+    drafter: Drafter = Oracle(plain[0, PROMPT.shape[1] :].tolist())
+    torch.manual_seed(3)
+    ours = model.generate(PROMPT, **options, custom_generate=aded.generate, drafter=drafter, stats=stats)
+    assert torch.equal(plain, ours)
+    assert stats.exact == "generate"
+    assert 0 < stats.accepted < stats.drafted
+
+
+def test_what_is_not_promised_is_said(small: Any) -> None:
+    model = small("llama")
+    for changes, expected in (
+        ({"compile": True}, "rounding"),
+        ({"cache_implementation": "static"}, "none"),
+    ):
+        stats = aded.Stats()
+        model.generate(PROMPT, max_new_tokens=4, do_sample=False, custom_generate=aded.generate, stats=stats, **changes)
+        assert stats.exact == (expected if has_bf16_dot() or expected == "rounding" else stats.exact)
+    stats = aded.Stats()
+    batch = {"inputs": PROMPT.repeat(2, 1), "attention_mask": torch.ones(2, PROMPT.shape[1], dtype=torch.long)}
+    model.generate(**batch, max_new_tokens=4, do_sample=False, custom_generate=aded.generate, stats=stats)
+    assert stats.exact in ("none", "rounding")
+    assert exactness(build("llama")) == "rounding", "float32"
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Any:
+    return load(None, dtype="bfloat16")
+
+
+@needs_bf16_dot
+def test_the_embedded_model_gives_generates_own_bits(smollm2: Any) -> None:
+    model = smollm2.model
+    assert exactness(model) == "generate"
+    ids = smollm2.prompt_ids([{"role": "user", "content": "Explain in two sentences why the sky is blue."}])
+    compared, differing = compare(model, ids, 40, (65, 2, 33, 8, 17), 1)
+    assert compared > 15
+    assert differing == 0
+
+
+@needs_bf16_dot
+@pytest.mark.parametrize("options", [{"do_sample": False}, {"do_sample": True, "temperature": 1.0}])
+@pytest.mark.parametrize("drafter", ["adaptive", "paper"])
+def test_the_embedded_model_says_what_generate_says(smollm2: Any, options: dict[str, Any], drafter: str) -> None:
+    model, stats = smollm2.model, aded.Stats()
+    ids = smollm2.prompt_ids([{"role": "user", "content": "Write a Python function that merges two sorted lists."}])
+    common = {"max_new_tokens": 64, "attention_mask": torch.ones_like(ids), **options}
+    torch.manual_seed(1)
+    plain = model.generate(ids, **common)
+    torch.manual_seed(1)
+    ours = model.generate(
+        ids, **common, custom_generate=aded.generate, drafter=drafter, max_draft_tokens=16, stats=stats
+    )
+    assert torch.equal(plain, ours)
+    assert stats.exact == "generate"
+    assert 0 < stats.accepted < stats.drafted
