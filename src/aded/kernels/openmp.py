@@ -13,6 +13,11 @@ from numba.extending import intrinsic
 
 from aded.kernels.jit import callback
 
+
+class UnavailableError(Exception):
+    """A kernel cannot run here; the message says why."""
+
+
 # Any: called in compiled code, without the typing context a type checker sees.
 compile_time: Any = intrinsic
 
@@ -47,7 +52,7 @@ class Parallel:
         count: how many arguments there are before those two.
 
     Raises:
-        LookupError: torch's thread pool cannot be found here.
+        UnavailableError: torch's thread pool cannot be found here.
     """
 
     def __init__(self, share: Callable[..., None], count: int) -> None:
@@ -57,12 +62,12 @@ class Parallel:
             if "torch" in pool["filepath"] or len(pools) == 1:
                 break
         else:
-            raise LookupError("no OpenMP runtime of torch's")
+            raise UnavailableError("no OpenMP runtime of torch's")
         try:
             self._parallel = library.GOMP_parallel
             functions = (library.omp_get_thread_num, library.omp_get_num_threads)
         except AttributeError as error:
-            raise LookupError("torch's OpenMP runtime has no GOMP_parallel") from error
+            raise UnavailableError("torch's OpenMP runtime has no GOMP_parallel") from error
         self._parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         self._parallel.restype = None
         self._functions = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]

@@ -13,6 +13,7 @@ import aded
 from aded.engines.transformers.forward import SIZES
 from aded.engines.transformers.linear import dispatch
 from aded.engines.transformers.linear.bindings import PortableLinear
+from aded.kernels.openmp import UnavailableError
 from support.models import CHAINS_ONLY, PROMPT, build
 from support.oracle import Oracle
 
@@ -169,7 +170,7 @@ def test_accelerate_compiles_too() -> None:
 def test_other_linear_kernels_run_inside_a_compiled_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         kernel = PortableLinear()
-    except LookupError as error:
+    except UnavailableError as error:
         pytest.skip(str(error))
     ran: list[int] = []
     product = PortableLinear._forward

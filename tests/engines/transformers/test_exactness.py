@@ -25,7 +25,7 @@ from aded.engines.transformers.loading import load
 from aded.kernels.gemm_avx512_bf16 import has_bf16_dot
 from aded.tree import DraftTree, Outcome
 from support.models import PROMPT, build
-from support.oracle import Oracle
+from support.oracle import Oracle, Uneven
 
 needs_bf16_dot = pytest.mark.skipif(not has_bf16_dot(), reason="this processor's library sums otherwise")
 
@@ -56,7 +56,7 @@ def small() -> Any:
     def of(name: str) -> Any:
         if name not in made:
             family, changes = SHAPES[name]
-            made[name] = build(family, **{"initializer_range": 0.05, "max_position_embeddings": 2048, **changes})
+            made[name] = build(family, **{"initializer_range": 0.05, "max_position_embeddings": 4096, **changes})
             made[name].to(torch.bfloat16)
         return made[name]
 
@@ -278,6 +278,46 @@ def test_output_is_generates_own_in_bfloat16(small: Any, name: str, sampled: boo
     torch.manual_seed(3)
     ours = model.generate(PROMPT, **options, custom_generate=aded.generate, drafter=drafter, stats=stats)
     assert torch.equal(plain, ours)
+    assert stats.exact == "generate"
+    assert 0 < stats.accepted < stats.drafted
+
+
+@needs_bf16_dot
+@pytest.mark.parametrize("name", ["three-a-head", "sliding", "qwen2-with-bias"])
+@pytest.mark.parametrize("change", ["batch", "static"])
+def test_where_generate_masks_drafts_change_no_bit_of_decoding_without(small: Any, name: str, change: str) -> None:
+    if change == "static" and name == "sliding":
+        pytest.skip("a rolling static cache is refused")
+    model, options = small(name), {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
+    ids, mask = torch.randint(1, 40, (3 if change == "batch" else 1, 20)), torch.ones(3, 20, dtype=torch.long)
+    if change == "batch":
+        mask[0, :9] = mask[2, :2] = 0
+        options["attention_mask"], options["eos_token_id"] = mask, 39
+    else:
+        options["cache_implementation"] = "static"
+    alone = model.generate(ids, **options, custom_generate=aded.generate, drafter="none")
+    for budget in ("auto", 3, 40):
+        stats = aded.Stats()
+        drafts = {"drafter": Uneven(alone[:, 20:].tolist()), "max_draft_tokens": budget, "stats": stats}
+        ours = model.generate(ids, **options, custom_generate=aded.generate, **drafts)
+        assert torch.equal(ours, alone)
+        assert stats.exact == "none"
+        assert 0 < stats.accepted < stats.drafted
+
+
+def test_models_whose_parts_the_probe_cannot_see_promise_less(small: Any) -> None:
+    assert exactness(build("gemma", head_dim=32).bfloat16()) == "rounding", "its activation is a GELU"
+    assert exactness(build("gpt2", n_embd=64).bfloat16()) == "rounding"
+
+
+@needs_bf16_dot
+def test_a_long_prompt_is_taken_in_as_generate_does(small: Any) -> None:
+    model, stats = small("one-a-head"), aded.Stats()
+    ids = torch.randint(1, 40, (1, 2200))
+    options: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
+    plain = model.generate(ids, **options)
+    drafts = {"drafter": Oracle(plain[0, 2200:].tolist()), "max_draft_tokens": 8, "stats": stats}
+    assert torch.equal(model.generate(ids, **options, custom_generate=aded.generate, **drafts), plain)
     assert stats.exact == "generate"
     assert 0 < stats.accepted < stats.drafted
 

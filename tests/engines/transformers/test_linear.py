@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from aded.engines.transformers.linear import dispatch
 from aded.engines.transformers.linear.bindings import Avx512Linear, PortableLinear
+from aded.kernels.openmp import UnavailableError
 
 Bound = Callable[[torch.Tensor], torch.Tensor]
 
@@ -21,7 +22,7 @@ Bound = Callable[[torch.Tensor], torch.Tensor]
 def skip_unless(make: Callable[[], Any]) -> Any:
     try:
         return make()
-    except LookupError as error:
+    except UnavailableError as error:
         pytest.skip(str(error))
 
 
@@ -77,6 +78,11 @@ def test_a_tokens_result_does_not_depend_on_the_others(
     with torch.no_grad():
         together = kernel(x)
         assert all(torch.equal(together[i : i + 1], kernel(x[i : i + 1])) for i in range(m))
+
+
+@pytest.mark.parametrize(("k", "n"), [(8, 4), (578, 99)])
+def test_no_tokens_give_no_results(own: Callable[[torch.nn.Linear], Bound], k: int, n: int) -> None:
+    assert own(make(k, n, True))(torch.empty(1, 0, k).bfloat16()).shape == (1, 0, n)
 
 
 def test_infinities_and_nans_come_out_as_such(own: Callable[[torch.nn.Linear], Bound]) -> None:
@@ -154,22 +160,42 @@ def test_other_threads_keep_the_plain_layers(monkeypatch: pytest.MonkeyPatch) ->
     assert "forward" not in model.a.__dict__
 
 
-@pytest.mark.parametrize("change", ["in place", "behind autograd's back", "replaced"])
+CHANGES: dict[str, Callable[[torch.nn.Linear], Any]] = {
+    "in place": lambda layer: layer.weight.mul_(2),
+    "replaced": lambda layer: setattr(layer, "weight", torch.nn.Parameter(layer.weight * 2)),
+    "behind autograd's back": lambda layer: layer.weight.data.mul_(2),
+    "some columns": lambda layer: layer.weight.data[:, 7::16].zero_(),
+    "one weight": lambda layer: layer.weight.data[40, 11].add_(1),
+    "two rows change places": lambda layer: layer.weight.data.copy_(layer.weight.data.flip(0)),
+    "the last weight": lambda layer: layer.weight.data[-1, -1].add_(1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_copied_weights_follow_a_change_of_the_layer(copying: Any, change: str) -> None:
-    layer, x = make(64, 32, False), torch.randn(3, 64).bfloat16()
+    layer, x = make(578, 99, False), torch.randn(3, 578).bfloat16()
     with torch.no_grad():
-        copying.bind(layer)
-        if change == "in place":
-            layer.weight.mul_(2)
-        elif change == "replaced":
-            layer.weight = torch.nn.Parameter(layer.weight * 2)
-        else:
-            layer.weight.data.mul_(2)
-        torch.testing.assert_close(copying.bind(layer)(x), layer(x))
+        before = copying.bind(layer)(x)
+        CHANGES[change](layer)
+        after = copying.bind(layer)(x)
+        assert not torch.equal(before, after)
+        assert torch.equal(after, torch.cat([layer(row) for row in x.split(1)]))
+
+
+def test_unchanged_weights_are_not_copied_again(copying: Any) -> None:
+    layer = make(578, 99, False)
+    assert copying._weights(layer) is copying._weights(layer)
+
+
+def test_a_model_made_in_inference_mode_can_be_run(copying: Any) -> None:
+    with torch.inference_mode():
+        layer = make(578, 99, False)
+        x = torch.randn(1, 578).bfloat16()
+        assert torch.equal(copying.bind(layer)(x), layer(x))
 
 
 def test_what_would_not_fit_in_memory_is_not_copied() -> None:
     with torch.device("meta"):
         huge = torch.nn.Linear(2**20, 2**20, dtype=torch.bfloat16)
-    with pytest.raises(LookupError):
+    with pytest.raises(UnavailableError):
         Avx512Linear([huge])

@@ -11,8 +11,8 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 from aded.errors import UnsupportedError
 from aded.kernels import attention_avx512_bf16
-from aded.kernels.openmp import Parallel
+from aded.kernels.openmp import Parallel, UnavailableError
 
 _NAME = "aded_grouped_sdpa"
 _OPTIONS = {"softcap", "position_bias", "cache", "s_aux"}  # that change what is computed
@@ -44,7 +44,8 @@ def _attend(
     """Attention as the library's "sdpa" computes it: (rows, heads, tokens, size) -> (rows, tokens, heads, size)."""
     if query.dtype == torch.bfloat16 and query.device.type == "cpu" and not torch.compiler.is_compiling():
         special = dropout > 0 or any(kwargs.get(name) is not None for name in _OPTIONS)
-        exact = None if special else exact_attention(query, key, value, attention_mask, scaling)
+        ours = _PASS.verifies and not special
+        exact = exact_attention(query, key, value, attention_mask, scaling) if ours else None
         if exact is not None:
             return exact, None
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
@@ -71,90 +72,104 @@ def _attend(
     return out.reshape(rows, heads, tokens, value.shape[-1]).transpose(1, 2).contiguous(), None
 
 
-class _Exact:
-    """Our kernel, and what queries see of the masks it was given last."""
+@cache
+def _kernel() -> Parallel | None:
+    """Our kernel; None where it cannot run."""
+    with suppress(UnavailableError):
+        return Parallel(attention_avx512_bf16.share, 23)
+    return None
+
+
+class _Pass(threading.local):
+    """What one thread's forward pass is, and what its queries see of the masks it was given.
+
+    Attributes:
+        verifies: whether it verifies drafts, so that attention is ours.
+        seen: by mask, what the kernel is told of it (None where the mask is not for it), with all that must live as
+            long. Layers ask for the same masks, which are kept alive, so that no other has their address meanwhile.
+    """
+
+    verifies = False
 
     def __init__(self) -> None:
-        self._run = Parallel(attention_avx512_bf16.share, 23)
-        # What queries see, as the kernel is told it, with all that has to live as long.
-        self._seen: dict[tuple[Any, ...], tuple[tuple[int, ...], Any]] = {}
-        self._scales: dict[float, int] = {}  # as bits of a float32
+        self.seen: dict[tuple[Any, ...], tuple[tuple[int, ...] | None, Any]] = {}
 
-    def __call__(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
-    ) -> torch.Tensor:
-        rows, heads, tokens, size = query.shape
-        out = query.new_empty(rows, tokens, heads, size)
-        if (bits := self._scales.get(scale)) is None:
-            bits = self._scales[scale] = int(np.float32(scale).view(np.int32))
-        q, k, v = query.stride(), key.stride(), value.stride()
-        strides = 2 * q[0], 2 * q[1], 2 * q[2], 2 * k[0], 2 * k[1], 2 * k[2], 2 * v[0], 2 * v[1], 2 * v[2]
-        places = query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr()
-        seen = self._visible(mask, rows, tokens, key.shape[2])
-        self._run(torch.get_num_threads(), rows, heads, key.shape[1], tokens, size, bits, *places, *strides, *seen)
-        return out
 
-    def _visible(self, mask: torch.Tensor | None, rows: int, tokens: int, keys: int) -> tuple[int, ...]:
-        # All layers of a pass ask for the same masks. They are kept alive, so that no other has their address.
-        name = (rows, keys) if mask is None else (mask.data_ptr(), mask.shape, mask.stride())
-        if (known := self._seen.get(name)) is None:
-            if len(self._seen) >= _MASKS:
-                self._seen.clear()
-            if mask is None:
-                arrays = np.array([[0, keys]] * rows, np.int64), np.full((rows, 1), keys), np.zeros((rows, 1, 1), int)
-            else:
-                seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0].expand(rows, tokens, keys).numpy()
-                arrays = attention_avx512_bf16.visible(np.ascontiguousarray(seen))
-            addresses = tuple(array.ctypes.data for array in arrays)
-            known = self._seen[name] = (*addresses, arrays[2].shape[-1]), (mask, arrays)
+_PASS = _Pass()
+
+
+def new_pass() -> None:
+    """Forget what the last pass of this thread saw: its masks may be written anew."""
+    _PASS.seen.clear()
+
+
+def _visible(mask: torch.Tensor | None, rows: int, tokens: int, keys: int) -> tuple[int, ...] | None:
+    """The addresses of what the kernel's `visible` returns, and how many others there are; None for other masks."""
+    name = (rows, keys) if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
+    if (known := _PASS.seen.get(name)) is not None:
         return known[0]
+    if mask is None:
+        arrays = np.array([[0, keys]] * rows, np.int64), np.full((rows, 1), keys), np.zeros((rows, 1, 1), np.int64)
+    else:
+        seen = mask if mask.dtype == torch.bool else mask == 0
+        if mask.dtype != torch.bool and not (seen | (mask <= torch.finfo(mask.dtype).min)).all():
+            _PASS.seen[name] = None, mask  # it adds to scores
+            return None
+        shown = seen[:, 0, :, :keys].expand(rows, tokens, keys).numpy()
+        arrays = attention_avx512_bf16.visible(np.ascontiguousarray(shown))
+    addresses = *(array.ctypes.data for array in arrays), arrays[2].shape[-1]
+    _PASS.seen[name] = addresses, (mask, arrays)
+    return addresses
 
 
-_MASKS = 4  # kinds of layer a pass may have
-_LOCAL = threading.local()
-
-
-def _hides_only(mask: torch.Tensor) -> bool:
-    """Whether a mask says who is seen, and adds nothing to any score."""
-    if mask.dtype == torch.bool:
-        return True
-    return mask.dtype == torch.bfloat16 and bool(((mask == 0) | (mask <= torch.finfo(mask.dtype).min)).all())
+@lru_cache(maxsize=64)
+def _bits(scale: float) -> int:
+    return int(np.float32(scale).view(np.int32))
 
 
 def exact_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
 ) -> torch.Tensor | None:
-    """The same in our kernel, bfloat16 on a CPU; None where that does not hold for it or prompts are taken in."""
-    _, heads, tokens, size = query.shape
-    alone = mask is None and tokens == 1
-    masked = mask is not None and mask.ndim == 4 and mask.shape[1] == 1 and _hides_only(mask)
-    if getattr(_LOCAL, "prompt", False) or not (alone or masked) or size % 16 or value.shape[-1] != size:
+    """The same in our kernel, bfloat16 on a CPU; None where that does not hold for it."""
+    rows, heads, tokens, size = query.shape
+    _, shared, keys, _ = key.shape
+    alike = type(query) is type(key) is type(value) is torch.Tensor and query.dtype == key.dtype == value.dtype
+    if not alike or size % 16 or value.shape[-1] != size or heads % shared or key.device.type != "cpu":
         return None
-    if heads % key.shape[1]:
-        return None
-    if not hasattr(_LOCAL, "exact"):
-        try:
-            _LOCAL.exact = _Exact()
-        except LookupError:
+    if mask is None:
+        if tokens > 1:
             return None
+    elif mask.ndim != 4 or mask.shape[1] > 1 or mask.shape[3] < keys or mask.dtype not in (torch.bool, query.dtype):
+        return None
+    run, seen = _kernel(), _visible(mask, rows, tokens, keys)
+    if run is None or seen is None:
+        return None
     if not query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-    result: torch.Tensor = _LOCAL.exact(query, key, value, mask, size**-0.5 if scaling is None else scaling)
-    return result
+    out = query.new_empty(rows, tokens, heads, size)
+    shape = rows, heads, shared, tokens, size, _bits(size**-0.5 if scaling is None else scaling)
+    places = query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr()
+    q, k, v = query.stride(), key.stride(), value.stride()
+    strides = 2 * q[0], 2 * q[1], 2 * q[2], 2 * k[0], 2 * k[1], 2 * k[2], 2 * v[0], 2 * v[1], 2 * v[2]
+    run(torch.get_num_threads(), *shape, *places, *strides, *seen)
+    return out
 
 
 @contextmanager
 def library_attention() -> Iterator[None]:
     """Within it, and in this thread, attention is the library's: so prompts are taken in."""
-    _LOCAL.prompt = True
+    with _verifying(False):
+        yield
+
+
+@contextmanager
+def _verifying(verifies: bool) -> Iterator[None]:
+    before, _PASS.verifies = _PASS.verifies, verifies
     try:
         yield
     finally:
-        _LOCAL.prompt = False
+        _PASS.verifies = before
+        new_pass()
 
 
 AttentionInterface.register(_NAME, _attend)
@@ -205,7 +220,7 @@ def grouped_attention(model: Any) -> Iterator[None]:
         for config in configs:
             config._attn_implementation_internal = chosen
 
-    with _PATCH.to(model, partial(name, _NAME), partial(name, "sdpa")):
+    with _PATCH.to(model, partial(name, _NAME), partial(name, "sdpa")), _verifying(True):
         yield
 
 

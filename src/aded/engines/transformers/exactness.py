@@ -22,7 +22,8 @@ Exactness = Literal["generate", "none", "rounding"]
 _PROMPT = 16  # tokens of a probe's prompt, whose entries are then repeated
 _ENTRIES = 515  # in its cache: more than the library's block of 512 keys, and no multiple of its groups of 4 and 16
 _PATH = 3  # tokens that follow, one by one and then in a tree
-_SPARE = 16  # positions that a probe leaves free of those a model has
+_OTHERS = 15  # beside each of them in the tree
+_SPARE = 64  # positions that a probe leaves free of those a model has
 
 _FOUND: WeakKeyDictionary[Any, dict[int, Exactness]] = WeakKeyDictionary()
 
@@ -31,9 +32,10 @@ def exactness(model: Any) -> Exactness:
     """What holds for this model's greedy or sampled decoding of one prompt on this machine, with as many threads.
 
     Only bfloat16 on a CPU has kernels that promise more than "rounding". A probe of a few passes says what they keep;
-    it runs once a process.
+    it runs once a process. The library's GELU gives a few inputs other bits at other places in a vector, too few for a
+    probe to meet.
     """
-    if model.dtype != torch.bfloat16 or model.device.type != "cpu":
+    if model.dtype != torch.bfloat16 or model.device.type != "cpu" or any(map(_is_gelu, model.modules())):
         return "rounding"
     known, threads = _FOUND.setdefault(model, {}), torch.get_num_threads()
     if threads not in known:
@@ -42,6 +44,10 @@ def exactness(model: Any) -> Exactness:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             known[threads] = "rounding"  # it needs inputs that a probe does not know
     return known[threads]
+
+
+def _is_gelu(module: torch.nn.Module) -> bool:
+    return "gelu" in type(module).__name__.lower()
 
 
 @torch.no_grad()
@@ -76,18 +82,22 @@ def _one_by_one(model: Any, cache: DynamicCache, path: torch.Tensor) -> torch.Te
 
 
 def _in_a_tree(model: Any, cache: DynamicCache, path: torch.Tensor) -> torch.Tensor:
-    """The same in one pass: the first token is the root, each other stands behind a sibling."""
+    """The same in one pass: the first token is the root, each other stands behind its siblings."""
     kv.prepare(cache)
     start, tokens = int(cache.get_seq_length()), path[0].tolist()
     inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    others = range(1, min(_OTHERS, vocabulary - 1) + 1)
     if not verifies_trees(model):
-        logits: torch.Tensor = model(input_ids=path, **inputs).logits[0]
-        return logits
-    drafted, parents, rows = [], [], [0]
+        logits: torch.Tensor = model(input_ids=torch.tensor([[*tokens, *others, *others]]), **inputs).logits[0]
+        return logits[: len(tokens)]
+    drafted: list[int] = []
+    parents: list[int] = []
+    rows = [0]
     for token in tokens[1:]:
         parent = rows[-1] - 1
-        drafted += [token - 1 if token else 1, token]
-        parents += [parent, parent]
+        drafted += [*((token + other) % vocabulary for other in others), token]
+        parents += [parent] * (len(others) + 1)
         rows.append(len(drafted))
     tree = DraftTree.build(drafted, parents)
     count = len(drafted) + 1

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import attention_windows, grouped_attention
+from aded.engines.transformers.attention import attention_windows, grouped_attention, new_pass
 from aded.engines.transformers.linear import fast_linear
 from aded.tree import DraftTree
 
@@ -52,6 +52,7 @@ class ForwardRunner:
 
     def run(self, inputs: dict[str, Any]) -> Any:
         """One pass."""
+        new_pass()
         return self._model(**inputs, return_dict=True)
 
     def blank(self, cache: Cache, count: int) -> Any:

@@ -10,11 +10,12 @@ from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import psutil
 import torch
 
-from aded.kernels import gemm_avx512_bf16, gemm_bf16
-from aded.kernels.openmp import Parallel
+from aded.kernels import checksum, gemm_avx512_bf16, gemm_bf16
+from aded.kernels.openmp import Parallel, UnavailableError
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,11 +28,6 @@ class LinearKernel(Protocol):
 
 
 _SMALL = 2**20  # weights of a layer with which a trial takes no time to speak of
-_SAMPLE = 64  # weights looked at to notice a change that left no other mark
-
-
-def _sample(weight: torch.Tensor) -> torch.Tensor:
-    return weight.reshape(-1)[:: max(1, weight.numel() // _SAMPLE)]
 
 
 class _RepackedWeights:
@@ -42,37 +38,44 @@ class _RepackedWeights:
         order: weights (out, in) -> the same in the kernel's order.
 
     Raises:
-        LookupError: the copies would take over half of the memory that is free.
+        UnavailableError: the copies would take over half of the memory that is free.
     """
 
     def __init__(self, layers: Sequence[torch.nn.Linear], order: Callable[[torch.Tensor], torch.Tensor]) -> None:
         size = sum(layer.weight.numel() * layer.weight.itemsize for layer in layers)
         if size > psutil.virtual_memory().available / 2:
-            raise LookupError("no memory for a second copy of the weights")
-        self._order = order
-        # Each copy with what tells that it still is of the layer's weights: an adapter may be merged into them.
-        self._copies: WeakKeyDictionary[torch.nn.Linear, tuple[tuple[int, int], torch.Tensor, torch.Tensor]]
-        self._copies = WeakKeyDictionary()
+            raise UnavailableError("no memory for a second copy of the weights")
+        self._order, self._sum = order, Parallel(checksum.share, 3)
+        self._copies: WeakKeyDictionary[torch.nn.Linear, tuple[bytes, torch.Tensor]] = WeakKeyDictionary()
 
     def __call__(self, layer: torch.nn.Linear) -> torch.Tensor:
         """The layer's weights as they are now, in the kernel's order."""
         weight = layer.weight.detach()
-        mark, known = (weight.data_ptr(), weight._version), self._copies.get(layer)
-        if known is None or known[0] != mark or not torch.equal(_sample(weight), known[1]):
-            known = self._copies[layer] = mark, _sample(weight).clone(), self._order(weight)
-        return known[2]
+        mark, known = self._mark(weight), self._copies.get(layer)
+        if known is None or known[0] != mark:
+            known = self._copies[layer] = mark, self._order(weight)
+        return known[1]
+
+    def _mark(self, weight: torch.Tensor) -> bytes:
+        """What tells that a copy still is of these weights. An adapter may be merged into them, and there are ways to
+        write that leave no trace: all of them are read, which takes as long as a step of one token does at most."""
+        flat = weight.reshape(-1)
+        whole, found = 2 * flat.numel() // checksum.BLOCK, np.zeros((checksum.PARTS, checksum.WORDS), np.uint32)
+        self._sum(torch.get_num_threads(), flat.data_ptr(), whole, found.ctypes.data)
+        rest = flat[whole * checksum.BLOCK // 2 :].view(torch.int16).numpy()
+        return found.tobytes() + rest.tobytes() + str(tuple(weight.shape)).encode()
 
 
 class Avx512Linear:
     """Our kernel for AVX-512 BF16, on a copy of the weights in blocks that lives as long as its layer.
 
     Raises:
-        LookupError: the processor or torch's thread pool cannot run it, or there is no memory for copies.
+        UnavailableError: the processor or torch's thread pool cannot run it, or there is no memory for copies.
     """
 
     def __init__(self, layers: Sequence[torch.nn.Linear]) -> None:
         if not gemm_avx512_bf16.has_bf16_dot():
-            raise LookupError("no bfloat16 dot products")
+            raise UnavailableError("no bfloat16 dot products")
         self._weights = _RepackedWeights(layers, _in_blocks)
         self._run = Parallel(gemm_avx512_bf16.share, 7)
         self._agreed: dict[tuple[int, int, int], bool] = {}  # by shape and threads
@@ -115,6 +118,8 @@ class Avx512Linear:
 
 def _token_by_token(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """The library's product for each token alone."""
+    if not x.numel():
+        return torch.nn.functional.linear(x, weight, bias)
     tokens = x.reshape(-1, 1, 1, x.shape[-1])
     return torch.cat([torch.nn.functional.linear(token, weight, bias) for token in tokens]).reshape(*x.shape[:-1], -1)
 
@@ -131,7 +136,7 @@ class PortableLinear:
     """Our kernel for processors without bfloat16 instructions, on the weights as they lie.
 
     Raises:
-        LookupError: torch's thread pool cannot be found here.
+        UnavailableError: torch's thread pool cannot be found here.
     """
 
     def __init__(self) -> None:

@@ -13,11 +13,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 
 from aded.engines.transformers.attention import RefCountedPatch
-from aded.engines.transformers.linear.bindings import (
-    Avx512Linear,
-    LinearKernel,
-    PortableLinear,
-)
+from aded.engines.transformers.linear.bindings import Avx512Linear, LinearKernel, PortableLinear
+from aded.kernels.openmp import UnavailableError
 
 
 class _Forward:
@@ -74,7 +71,7 @@ def _kernel(layers: list[torch.nn.Linear]) -> LinearKernel | None:
     """The kernel for these layers. What this processor can do decides, and no timing: another would be other bits."""
     makers: tuple[Callable[[], LinearKernel], ...] = partial(Avx512Linear, layers), PortableLinear
     for make in makers:
-        with suppress(LookupError):
+        with suppress(UnavailableError):
             return make()
     return None
 

@@ -1,0 +1,71 @@
+"""Bits of ours against plain decoding's."""
+
+from __future__ import annotations
+
+import json
+from functools import wraps
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aded.kernels.gemm_avx512_bf16 import has_bf16_dot
+from benchmarks.exactness import app
+from support.models import build
+from support.tokenizers import word_level
+
+WORDS = "one two three one two three one two three one two three"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    build("llama", hidden_size=128, eos_token_id=39).save_pretrained(folder)
+    word_level().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.skipif(not has_bf16_dot(), reason="this processor's library sums otherwise")
+@pytest.mark.parametrize("temperature", ["0", "1"])
+def test_the_command_finds_every_bit_the_same(model: str, tmp_path: Path, temperature: str) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"{WORDS}\nfour five six\n")
+    command = ["--prompts", str(prompts), "--model", model, "--max-new-tokens", "40", "--temperature", temperature]
+    command += ["--drafters", "adaptive,prompt-lookup", "--budgets", "auto,4"]
+    shown = CliRunner().invoke(app, [*command, "--json"])
+    assert shown.exit_code == 0, shown.output
+    rows = json.loads(shown.stdout)
+    assert [(row["drafter"], row["budget"]) for row in rows] == [
+        ("adaptive", "auto"),
+        ("adaptive", "4"),
+        ("prompt-lookup", "auto"),
+        ("prompt-lookup", "4"),
+    ]
+    assert all(row["same"] == row["answers"] == 2 and row["differing"] == 0 < row["scores"] for row in rows)
+    assert all(row["promise"] == "generate" for row in rows)
+    assert len({row["digest"] for row in rows}) == 1
+    again = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert again[0]["digest"] == rows[0]["digest"]
+    table = CliRunner().invoke(app, command).stdout
+    assert "2 of 2" in table
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_a_difference_is_exit_code_1(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if another token had been chosen."""
+    import aded
+
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text(f"{WORDS}\n")
+    right = aded.generate
+
+    @wraps(right)
+    def wrong(*args: object, **kwargs: object) -> object:
+        answer = right(*args, **kwargs)  # type: ignore[arg-type]
+        answer.sequences[0, -1] = (answer.sequences[0, -1] + 1) % 40
+        return answer
+
+    monkeypatch.setattr(aded, "generate", wrong)
+    shown = CliRunner().invoke(app, ["--prompts", str(prompts), "--model", model, "--max-new-tokens", "8", "--json"])
+    assert shown.exit_code == 1, shown.output
+    assert json.loads(shown.stdout)[0]["same"] == 0
