@@ -57,6 +57,7 @@ def test_the_commands_and_options_they_name_exist() -> None:
         "aded",
         "benchmarks.peers",
         "benchmarks.ablation",
+        "benchmarks.exactness",
         "benchmarks.calibration",
         "benchmarks.regret",
         "benchmarks.step_profile",
