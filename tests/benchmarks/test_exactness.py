@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aded.kernels.gemm_avx512_bf16 import has_bf16_dot
+from aded.kernels.vectors import has_bf16_dot
 from benchmarks.exactness import app
 from support.models import build
 from support.tokenizers import word_level

@@ -11,32 +11,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
 
 from aded.kernels.jit import jit
 from aded.kernels.openmp import call, compile_time, pointer
+from aded.kernels.vectors import FLOATS, I32, I64, INTS, LANES, dot, every, load, loop, narrowed, store
 
-llvm.initialize_native_asmparser()  # for the two instructions that LLVM has no portable name for
-
-_LANES = 16  # float32 sums in a register
 _REGISTERS = 3  # registers of sums for each token
 TOKENS = 8  # of a tile: 8 x 3 sums, 3 of weights and one of inputs: 28 of the 32 registers
-FEATURES = _LANES * _REGISTERS  # output features of a block
-_INPUTS = 512  # summed from zero, as in the library
-
-_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_SUMS, _PAIRS = ir.VectorType(ir.FloatType(), _LANES), ir.VectorType(_I32, _LANES)
-_HALVES = ir.VectorType(_I16, _LANES)
-_DOT = (ir.FunctionType(_SUMS, [_SUMS, _PAIRS, _PAIRS]), "vdpbf16ps $3, $2, $0", "=v,0,v,v")
-_NARROW = (ir.FunctionType(_HALVES, [_SUMS]), "vcvtneps2bf16 $1, $0", "=v,v")
-
-
-def has_bf16_dot() -> bool:
-    """Whether this processor has the instructions."""
-    return bool(llvm.get_host_cpu_features().get("avx512bf16"))
+FEATURES = LANES * _REGISTERS  # output features of a block
+STEP = 2  # inputs that one instruction takes
 
 
 def _tile(tokens: int) -> Any:
@@ -49,68 +35,37 @@ def _tile(tokens: int) -> Any:
         def generate(context, builder, signature, arguments):
             x, x_stride, weight, pairs, total, add, last, bias, out, out_stride = arguments
 
-            def at(address, kind):
-                return builder.inttoptr(address, kind.as_pointer())
+            def behind(address, bytes, times=1):
+                return builder.add(address, builder.mul(bytes, I64(times)))
 
-            def row(address, stride, i, kind):
-                return at(builder.add(address, builder.mul(stride, _I64(i))), kind)
-
-            def load(pointer, index, align):
-                value = builder.load(builder.gep(pointer, [index]))
-                value.align = align
-                return value
-
-            inputs = [row(x, x_stride, i, _I32) for i in range(tokens)]
-            weights, totals = at(weight, _PAIRS), at(total, _SUMS)
-            zero = ir.Constant(_SUMS, [0.0] * _LANES)
-            before, loop, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            pair = builder.phi(_I64)
-            sums = [[builder.phi(_SUMS) for _ in range(_REGISTERS)] for _ in range(tokens)]
-            block = builder.mul(pair, _I64(_REGISTERS))
-            loaded = [load(weights, builder.add(block, _I64(r)), 64) for r in range(_REGISTERS)]
-            undefined = ir.Constant(_PAIRS, ir.Undefined)
-            added = []
+            inputs = [behind(x, x_stride, i) for i in range(tokens)]
+            places = [behind(total, I64(4 * LANES), i) for i in range(tokens * _REGISTERS)]
+            pair, sums, close = loop(builder, pairs, [ir.Constant(FLOATS, [0.0] * LANES)] * len(places))
+            block = behind(weight, pair, 4 * FEATURES)
+            weights = [load(builder, behind(block, I64(4 * LANES), r), INTS, 64) for r in range(_REGISTERS)]
+            added: list[Any] = []
             for i in range(tokens):
-                one = builder.insert_element(undefined, load(inputs[i], pair, 2), _I32(0))
-                every = builder.shuffle_vector(one, undefined, ir.Constant(_PAIRS, [0] * _LANES))
-                added.append(
-                    [builder.call(ir.InlineAsm(*_DOT), [sums[i][r], loaded[r], every]) for r in range(_REGISTERS)]
-                )
-            following = builder.add(pair, _I64(1))
-            pair.add_incoming(_I64(0), before)
-            pair.add_incoming(following, loop)
-            for i in range(tokens):
-                for r in range(_REGISTERS):
-                    sums[i][r].add_incoming(zero, before)
-                    sums[i][r].add_incoming(added[i][r], loop)
-            builder.cbranch(builder.icmp_signed("<", following, pairs), loop, after)
-            builder.position_at_end(after)
-            adds = builder.icmp_signed("!=", add, _I64(0))
+                both = every(builder, load(builder, behind(inputs[i], pair, 4), I32, 2))
+                added += [dot(builder, sums[len(added) + r], weights[r], both) for r in range(_REGISTERS)]
+            close(added)
+            adds = builder.icmp_signed("!=", add, I64(0))
             results = []
-            for i in range(tokens):
-                for r in range(_REGISTERS):
-                    both = builder.fadd(load(totals, _I64(i * _REGISTERS + r), 4), added[i][r])
-                    results.append(builder.select(adds, both, added[i][r]))
-            keep, finish, done = (builder.append_basic_block() for _ in range(3))
-            builder.cbranch(builder.icmp_signed("!=", last, _I64(0)), finish, keep)
-            builder.position_at_end(keep)
-            for place, result in enumerate(results):
-                builder.store(result, builder.gep(totals, [_I64(place)])).align = 4
-            builder.branch(done)
-            builder.position_at_end(finish)
-            biased = builder.icmp_signed("!=", bias, _I64(0))
-            biases = at(builder.select(biased, bias, total), _SUMS)  # without one, any place that can be read
-            for i in range(tokens):
-                target = row(out, out_stride, i, _HALVES)
-                for r in range(_REGISTERS):
-                    bare = results[i * _REGISTERS + r]
-                    result = builder.select(biased, builder.fadd(bare, load(biases, _I64(r), 4)), bare)
-                    narrow = builder.call(ir.InlineAsm(*_NARROW), [result])
-                    builder.store(narrow, builder.gep(target, [_I64(r)])).align = 2
-            builder.branch(done)
-            builder.position_at_end(done)
+            for place, result in zip(places, added, strict=True):
+                more = builder.fadd(load(builder, place, FLOATS, 4), result)
+                results.append(builder.select(adds, more, result))
+            with builder.if_else(builder.icmp_signed("!=", last, I64(0))) as (finish, keep):
+                with keep:
+                    for place, result in zip(places, results, strict=True):
+                        store(builder, result, place)
+                with finish:
+                    biased = builder.icmp_signed("!=", bias, I64(0))
+                    start = builder.select(biased, bias, total)  # without one, any place that can be read
+                    for i in range(tokens):
+                        for r in range(_REGISTERS):
+                            bare = results[i * _REGISTERS + r]
+                            more = builder.fadd(bare, load(builder, behind(start, I64(4 * LANES), r), FLOATS, 4))
+                            result = narrowed(builder, builder.select(biased, more, bare))
+                            store(builder, result, behind(behind(out, out_stride, i), I64(2 * LANES), r), 2)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 10), generate
@@ -153,12 +108,13 @@ def _copy(source, target, rows, columns, stride):
 def share(arguments):
     """One thread's share of a product, in bfloat16: out (m, n) = x (m, k) @ weight.T + bias.
 
-    Arguments: m, k, n; the addresses of x, of the weights in blocks (blocks, k / 2, `FEATURES`, 2), of a float32 bias
-    padded to whole blocks (0 for none) and of out; the two functions of `Parallel`.
+    Arguments: m, k, n, how many inputs are summed from zero (even, as k is); the addresses of x, of the weights in
+    blocks (blocks, k / 2, `FEATURES`, 2), of a float32 bias padded to whole blocks (0 for none) and of out; the two
+    functions of `Parallel`.
     """
-    m, k, n = arguments[0], arguments[1], arguments[2]
-    x, weight, bias, out = arguments[3], arguments[4], arguments[5], arguments[6]
-    thread, threads = np.int64(call(arguments[7])), np.int64(call(arguments[8]))
+    m, k, n, inputs = arguments[0], arguments[1], arguments[2], arguments[3]
+    x, weight, bias, out = arguments[4], arguments[5], arguments[6], arguments[7]
+    thread, threads = np.int64(call(arguments[8])), np.int64(call(arguments[9]))
     sums, spare = np.empty((TOKENS, FEATURES), np.float32), np.empty((TOKENS, FEATURES), np.uint16)
     blocks = (n + FEATURES - 1) // FEATURES
     for block in range(blocks * thread // threads, blocks * (thread + 1) // threads):
@@ -169,16 +125,16 @@ def share(arguments):
             place = out + (token * n + first) * 2
             # The last features may be fewer than a block: their results go by way of a spare place.
             target, stride = (place, n * 2) if whole else (spare.ctypes.data, np.int64(FEATURES * 2))
-            for start in range(0, k, _INPUTS):
+            for start in range(0, k, inputs):
                 _any_tile(
                     tokens,
                     x + (token * k + start) * 2,
                     k * 2,
                     weight + (first * k + start * FEATURES) * 2,
-                    min(k - start, np.int64(_INPUTS)) // 2,
+                    min(k - start, inputs) // 2,
                     sums.ctypes.data,
                     np.int64(start > 0),
-                    np.int64(start + _INPUTS >= k),
+                    np.int64(start + inputs >= k),
                     bias + first * 4 if bias else np.int64(0),
                     target,
                     stride,

@@ -5,14 +5,25 @@
 
 from __future__ import annotations
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
+llvm.initialize_native_asmparser()  # for the two instructions that LLVM has no portable name for
+
 LANES = 16  # float32 values in a register of 512 bits
 
-I16, I32, I64, F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-FLOATS, INTS = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+FLOATS, INTS, HALVES = (ir.VectorType(kind, LANES) for kind in (F32, I32, I16))
+
+_DOT = ir.FunctionType(FLOATS, [FLOATS, INTS, INTS]), "vdpbf16ps $3, $2, $0", "=v,0,v,v"
+_NARROW = ir.FunctionType(HALVES, [FLOATS]), "vcvtneps2bf16 $1, $0", "=v,v"
+
+
+def has_bf16_dot() -> bool:
+    """Whether this processor multiplies bfloat16 pairs in one instruction (AVX-512 BF16)."""
+    return bool(llvm.get_host_cpu_features().get("avx512bf16"))
 
 
 def load(builder, address, kind, align):
@@ -22,9 +33,9 @@ def load(builder, address, kind, align):
     return value
 
 
-def store(builder, value, address):
-    """Put 32-bit values at an address."""
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
+def store(builder, value, address, align=4):
+    """Put a value at an address."""
+    builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = align
 
 
 def pick(builder, a, b, lanes):
@@ -34,7 +45,7 @@ def pick(builder, a, b, lanes):
 
 def every(builder, scalar):
     """A scalar in all lanes."""
-    undefined = ir.Constant(FLOATS, ir.Undefined)
+    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
     return pick(builder, builder.insert_element(undefined, scalar, I32(0)), undefined, [0] * LANES)
 
 
@@ -44,6 +55,22 @@ def intrinsic(builder, name, *values):
     suffix = f"v{LANES}f32" if kind == FLOATS else "f32"
     function = ir.FunctionType(kind, [kind] * len(values))
     return builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.{name}.{suffix}"), values)
+
+
+def dot(builder, sums, a, b):
+    """16 sums and the products of 16 pairs of bfloat16, second halves first, each rounded when it is added."""
+    if has_bf16_dot():
+        return builder.call(ir.InlineAsm(*_DOT), [sums, a, b])
+    sixteen, high = ir.Constant(INTS, [16] * LANES), ir.Constant(INTS, [-65536] * LANES)
+    for half in (lambda x: builder.and_(x, high), lambda x: builder.shl(x, sixteen)):
+        x, y = (builder.bitcast(half(pair), FLOATS) for pair in (a, b))
+        sums = intrinsic(builder, "fma", x, y, sums)
+    return sums
+
+
+def narrowed(builder, x):
+    """Rounded to 16 bfloat16, by an instruction of processors that `has_bf16_dot`."""
+    return builder.call(ir.InlineAsm(*_NARROW), [x])
 
 
 def widened(builder, halves):

@@ -20,9 +20,9 @@ from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.exactness import exactness
 from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.linear import fast_linear
-from aded.engines.transformers.linear.bindings import Avx512Linear
+from aded.engines.transformers.linear.dispatch import _kernel
 from aded.engines.transformers.loading import load
-from aded.kernels.gemm_avx512_bf16 import has_bf16_dot
+from aded.kernels.vectors import has_bf16_dot
 from aded.tree import DraftTree, Outcome
 from support.models import PROMPT, build
 from support.oracle import Oracle, Uneven
@@ -66,7 +66,7 @@ def small() -> Any:
 @needs_bf16_dot
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(
-    ("n", "k"), [(96, 576), (100, 1536), (49, 514), (200, 4096), (40, 4096), (96, 30), (8, 96), (1, 576), (5, 7)]
+    ("n", "k"), [(96, 576), (100, 1536), (49, 514), (200, 4096), (40, 4096), (896, 4864), (96, 30), (8, 96), (1, 576), (5, 7)]
 )
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_product_is_the_librarys_for_one_token_at_every_width(n: int, k: int, bias: bool) -> None:
@@ -80,7 +80,9 @@ def test_a_product_is_the_librarys_for_one_token_at_every_width(n: int, k: int, 
         layer.weight.copy_(u)
         if bias:
             layer.bias.mul_(1e-6)
-        kernel = Avx512Linear([layer]).bind(layer)
+        chosen = _kernel([layer])
+        assert chosen is not None
+        kernel = chosen.bind(layer)
         alone = torch.cat([linear(row, layer.weight, layer.bias) for row in x.split(1)])
         for width in (1, 2, 7, 8, 9, 33):
             assert torch.equal(kernel(x[:width]).view(torch.int16), alone[:width].view(torch.int16)), width

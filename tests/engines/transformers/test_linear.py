@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aded.engines.transformers.linear import dispatch
-from aded.engines.transformers.linear.bindings import Avx512Linear, PortableLinear
+from aded.engines.transformers.linear.bindings import AmxLinear, Avx512Linear, PortableLinear
 from aded.kernels.openmp import UnavailableError
 
 Bound = Callable[[torch.Tensor], torch.Tensor]
@@ -31,18 +32,23 @@ def portable() -> PortableLinear:
     return skip_unless(PortableLinear)
 
 
-@pytest.fixture(scope="module", params=["avx512", "portable"])
+@pytest.fixture(scope="module", params=["amx", "avx512", "portable"])
 def own(request: pytest.FixtureRequest) -> Callable[[torch.nn.Linear], Bound]:
-    """Binds a layer to a kernel of ours."""
+    """Binds a layer to a kernel of ours, also where the library sums otherwise."""
     if request.param == "portable":
         return lambda layer: skip_unless(PortableLinear).bind(layer)
-    return lambda layer: skip_unless(lambda: Avx512Linear([layer])).bind(layer)
+    kernel = skip_unless(partial({"amx": AmxLinear, "avx512": Avx512Linear}[request.param], []))
+    kernel.block = lambda n, k: max(k // 2 // 32 * 32, 32)  # two blocks of inputs and a rest
+    return lambda layer: kernel.bind(layer)
 
 
 @pytest.fixture(scope="module")
 def copying() -> Any:
     """A kernel that keeps the weights in an order of its own."""
-    return skip_unless(lambda: Avx512Linear([]))
+    try:
+        return AmxLinear([])
+    except UnavailableError:
+        return skip_unless(lambda: Avx512Linear([]))
 
 
 def make(k: int, n: int, bias: bool) -> torch.nn.Linear:

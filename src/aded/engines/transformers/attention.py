@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from aded.errors import UnsupportedError
-from aded.kernels import attention_avx512_bf16
+from aded.kernels import attention
 from aded.kernels.openmp import Parallel, UnavailableError
 
 _NAME = "aded_grouped_sdpa"
@@ -76,8 +76,29 @@ def _attend(
 def _kernel() -> Parallel | None:
     """Our kernel; None where it cannot run."""
     with suppress(UnavailableError):
-        return Parallel(attention_avx512_bf16.share, 23)
+        return Parallel(attention.share, 24)
     return None
+
+
+@cache
+def _order() -> int:
+    """The order of summing in which our kernel gives the library's bits on this processor, of those that it knows.
+
+    Keys and values that cancel show the last bits of sums. Where no order is the library's, any will do: then only what
+    is the same at every width is promised.
+    """
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 8, n, 64, generator=random) for n in (1, 45, 45))
+    query[..., 32:], key[..., 32:] = query[..., :32], -key[..., :32]
+    value[:, :, 22:44] = -value[:, :, :22]
+    inputs = query.bfloat16(), key.bfloat16(), value.bfloat16()
+    found: dict[int, bool] = {}
+    for scale in (1e-3, 1e6):  # all keys weigh alike; only the last bits of their scores tell them apart
+        stock = torch.nn.functional.scaled_dot_product_attention(*inputs, scale=scale).transpose(1, 2)
+        for order in (attention.FOURS, attention.PAIRS):
+            ours = exact_attention(*inputs, None, scale, order)
+            found[order] = found.get(order, True) and ours is not None and torch.equal(ours, stock)
+    return next((order for order, agrees in found.items() if agrees), attention.FOURS)
 
 
 class _Pass(threading.local):
@@ -116,7 +137,7 @@ def _visible(mask: torch.Tensor | None, rows: int, tokens: int, keys: int) -> tu
             _PASS.seen[name] = None, mask  # it adds to scores
             return None
         shown = seen[:, 0, :, :keys].expand(rows, tokens, keys).numpy()
-        arrays = attention_avx512_bf16.visible(np.ascontiguousarray(shown))
+        arrays = attention.visible(np.ascontiguousarray(shown))
     addresses = *(array.ctypes.data for array in arrays), arrays[2].shape[-1]
     _PASS.seen[name] = addresses, (mask, arrays)
     return addresses
@@ -128,9 +149,18 @@ def _bits(scale: float) -> int:
 
 
 def exact_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    order: int | None = None,
 ) -> torch.Tensor | None:
-    """The same in our kernel, bfloat16 on a CPU; None where that does not hold for it."""
+    """The same in our kernel, bfloat16 on a CPU; None where that does not hold for it.
+
+    Args:
+        order: of summing; None for the library's on this processor.
+    """
     rows, heads, tokens, size = query.shape
     _, shared, keys, _ = key.shape
     alike = type(query) is type(key) is type(value) is torch.Tensor and query.dtype == key.dtype == value.dtype
@@ -151,7 +181,7 @@ def exact_attention(
     places = query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr()
     q, k, v = query.stride(), key.stride(), value.stride()
     strides = 2 * q[0], 2 * q[1], 2 * q[2], 2 * k[0], 2 * k[1], 2 * k[2], 2 * v[0], 2 * v[1], 2 * v[2]
-    run(torch.get_num_threads(), *shape, *places, *strides, *seen)
+    run(torch.get_num_threads(), *shape, *places, *strides, *seen, _order() if order is None else order)
     return out
 
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 
 from aded.engines.transformers.attention import RefCountedPatch
-from aded.engines.transformers.linear.bindings import Avx512Linear, LinearKernel, PortableLinear
+from aded.engines.transformers.linear.bindings import AmxLinear, Avx512Linear, LinearKernel, PortableLinear
 from aded.kernels.openmp import UnavailableError
 
 
@@ -69,7 +69,11 @@ def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
 
 def _kernel(layers: list[torch.nn.Linear]) -> LinearKernel | None:
     """The kernel for these layers. What this processor can do decides, and no timing: another would be other bits."""
-    makers: tuple[Callable[[], LinearKernel], ...] = partial(Avx512Linear, layers), PortableLinear
+    makers: tuple[Callable[[], LinearKernel], ...] = (
+        partial(AmxLinear, layers),
+        partial(Avx512Linear, layers),
+        PortableLinear,
+    )
     for make in makers:
         with suppress(UnavailableError):
             return make()

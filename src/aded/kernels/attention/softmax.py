@@ -1,0 +1,94 @@
+"""From scores to weights, in blocks with a running maximum, as torch computes them for one query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from aded.kernels.gemm_bf16 import narrow, widen
+from aded.kernels.jit import jit_with
+from aded.kernels.openmp import compile_time
+from aded.kernels.vectors import (
+    FLOATS,
+    I32,
+    I64,
+    LANES,
+    every,
+    exponential,
+    intrinsic,
+    load,
+    loop,
+    pick,
+    rounded,
+    store,
+)
+
+_expf: Any = types.ExternalFunction("expf", types.float32(types.float32))
+
+
+@compile_time
+def _fma(typing_context, a, b, c):
+    """a * b + c, rounded once."""
+    return types.float32(*[types.float32] * 3), lambda context, builder, _, values: intrinsic(builder, "fma", *values)
+
+
+@compile_time
+def _highest(typing_context, scores, groups):
+    """The highest of 16 x groups scores."""
+
+    def generate(context, builder, signature, arguments):
+        scores, groups = arguments
+        index, (top,), close = loop(builder, groups, [ir.Constant(FLOATS, [float("-inf")] * LANES)])
+        x = load(builder, builder.add(scores, builder.mul(index, I64(64))), FLOATS, 4)
+        result = builder.select(builder.fcmp_ordered(">", x, top), x, top)
+        close([result])
+        for width in (8, 4, 2, 1):
+            other = pick(builder, result, result, [lane ^ width for lane in range(LANES)])
+            result = builder.select(builder.fcmp_ordered(">", other, result), other, result)
+        return builder.extract_element(result, I32(0))
+
+    return types.float32(types.int64, types.int64), generate
+
+
+@compile_time
+def _weigh(typing_context, scores, groups, top):
+    """Make 16 x groups scores weights, rounded to bfloat16; their sum before that."""
+
+    def generate(context, builder, signature, arguments):
+        scores, groups, top = arguments
+        # Every second group is summed apart, as in the library.
+        index, (mine, others), close = loop(builder, groups, [ir.Constant(FLOATS, [0.0] * LANES)] * 2)
+        place = builder.add(scores, builder.mul(index, I64(64)))
+        weight = exponential(builder, builder.fsub(load(builder, place, FLOATS, 4), every(builder, top)))
+        store(builder, rounded(builder, weight), place)
+        added = builder.fadd(mine, weight)
+        close([others, added])
+        result = builder.fadd(others, added)
+        for width in (8, 4, 2, 1):
+            result = builder.fadd(result, pick(builder, result, result, [(x + width) % LANES for x in range(LANES)]))
+        return builder.extract_element(result, I32(0))
+
+    return types.float32(types.int64, types.int64, types.float32), generate
+
+
+@jit_with(error_model="numpy")
+def softmax(scores, address, n, top, total, sums, first):
+    """One block's scores become weights, in place; (maximum, sum of weights) so far, and `sums` on that scale."""
+    groups = n // LANES
+    highest = max(top, _highest(address, groups)) if groups else top
+    for j in range(groups * LANES, n):
+        highest = max(highest, scores[j])
+    part = _weigh(address, groups, highest) if groups else np.float32(0.0)
+    for j in range(groups * LANES, n):
+        weight = _expf(scores[j] - highest)
+        part = part + weight
+        scores[j] = widen(narrow(weight))
+    if first:
+        return highest, part
+    rescaled = _expf(top - highest)
+    for c in range(len(sums)):
+        sums[c] *= rescaled
+    return highest, _fma(rescaled, total, part)
