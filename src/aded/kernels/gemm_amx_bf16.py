@@ -14,12 +14,12 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.core import cgutils
 
 from aded.kernels.jit import jit
-from aded.kernels.openmp import call, compile_time, pointer
-from aded.kernels.vectors import FLOATS, I8, I64, LANES, load, narrowed, store
+from aded.kernels.openmp import call, compile_time
+from aded.kernels.vectors import I8, I64, LANES, finish, turn
 
 _ROWS = 16  # of a tile
 FEATURES = 2 * _ROWS  # output features of a block
@@ -74,31 +74,32 @@ def _product(halves: int) -> Any:
     """The sums of up to 16 tokens a half with one block of features over some inputs."""
 
     @compile_time
-    def product(typing_context, x, x_stride, weight, steps, sums):
-        # sums: float32 (TOKENS, FEATURES), where they go.
+    def product(typing_context, x, half, weight, stride, steps, sums):
+        # x: pairs of inputs (halves, `half` bytes apart; k / 2, 16 tokens). weight: bfloat16 (FEATURES, `stride`
+        # bytes). sums: float32 (FEATURES, TOKENS), where they go.
         def generate(context, builder, signature, arguments):
-            x, x_stride, weight, steps, sums = arguments
-            row = I64(4 * FEATURES)  # bytes, of weights (pairs) as of sums
-            inputs = [builder.add(x, builder.mul(x_stride, I64(_ROWS * i))) for i in range(halves)]
+            x, half, weight, stride, steps, sums = arguments
+            row, places = I64(_ROW), [weight, builder.add(weight, builder.mul(stride, I64(_ROWS)))]
+            inputs = [builder.add(x, builder.mul(half, I64(i))) for i in range(halves)]
             for i in range(halves):
                 for tile in _SUMS[i]:
                     _tiles(builder, "tilezero", I8(tile))
             with cgutils.for_range(builder, steps) as step:
-                block = builder.add(weight, builder.mul(step.index, I64(_ROWS * 4 * FEATURES)))
-                for j, tile in enumerate(_WEIGHTS):
-                    _tiles(builder, "tileloadd64", I8(tile), _at(builder, builder.add(block, I64(_ROW * j))), row)
+                along = builder.mul(step.index, row)
+                for tile, place in zip(_WEIGHTS, places, strict=True):
+                    _tiles(builder, "tileloadd64", I8(tile), _at(builder, builder.add(place, along)), stride)
                 for i in range(halves):
-                    at = builder.add(inputs[i], builder.mul(step.index, I64(2 * STEP)))
-                    _tiles(builder, "tileloadd64", I8(_INPUTS[i]), _at(builder, at), x_stride)
+                    at = builder.add(inputs[i], builder.mul(along, I64(_ROWS)))
+                    _tiles(builder, "tileloadd64", I8(_INPUTS[i]), _at(builder, at), row)
                     for j, tile in enumerate(_SUMS[i]):
-                        _tiles(builder, "tdpbf16ps", I8(tile), I8(_INPUTS[i]), I8(_WEIGHTS[j]))
+                        _tiles(builder, "tdpbf16ps", I8(tile), I8(_WEIGHTS[j]), I8(_INPUTS[i]))
             for i in range(halves):
                 for j, tile in enumerate(_SUMS[i]):
-                    at = builder.add(sums, I64(_ROWS * 4 * FEATURES * i + _ROW * j))
-                    _tiles(builder, "tilestored64", I8(tile), _at(builder, at), row)
+                    at = builder.add(sums, I64(_ROWS * 4 * TOKENS * j + _ROW * i))
+                    _tiles(builder, "tilestored64", I8(tile), _at(builder, at), I64(4 * TOKENS))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 5), generate
+        return types.void(*[types.int64] * 6), generate
 
     return product
 
@@ -106,78 +107,61 @@ def _product(halves: int) -> Any:
 _one, _two = _product(1), _product(2)
 
 
-@compile_time
-def _finish(typing_context, sums, bias, out):
-    """16 sums, with the bias unless its address is 0, to bfloat16."""
-
-    def generate(context, builder, signature, arguments):
-        sums, bias, out = arguments
-        bare = load(builder, sums, FLOATS, 4)
-        biased = builder.icmp_signed("!=", bias, I64(0))
-        more = builder.fadd(bare, load(builder, builder.select(biased, bias, sums), FLOATS, 4))
-        store(builder, narrowed(builder, builder.select(biased, more, bare)), out, 2)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), generate
-
-
 @jit
-def _shape(config, tokens):
-    """Tiles for so many tokens."""
+def _configure_all(config):
     config[:] = 0
     config[0] = 1  # the palette
     for tile in range(8):
         config[16 + 2 * tile] = _ROW
         config[48 + tile] = _ROWS
-    first, second = min(tokens, np.int64(_ROWS)), max(tokens - _ROWS, np.int64(1))
-    config[48], config[49], config[52] = first, first, first
-    config[50], config[51], config[53] = second, second, second
     _configure(config.ctypes.data)
-
-
-@jit
-def _copy(values, target, count):
-    out = carray(pointer(target), (max(count, np.int64(0)),))
-    for i in range(len(out)):
-        out[i] = values[i]
 
 
 def share(arguments):
     """One thread's share of a product, in bfloat16: out (m, n) = x (m, k) @ weight.T + bias.
 
-    Arguments: m, k (a multiple of `STEP`), n, the inputs of a block (a multiple of `STEP` too); the addresses of x, of
-    the weights in blocks (blocks, k / 2, `FEATURES`, 2), of a float32 bias padded to whole blocks (0 for none) and of
-    out; the two functions of `Parallel`.
+    Arguments: m, k (a multiple of `STEP`), n (at least `FEATURES`), the inputs of a block (a multiple of `STEP` too);
+    the addresses of x, of the weights (n, k), of a float32 bias (0 for none) and of out; the two functions of
+    `Parallel`.
     """
     m, k, n, inputs = arguments[0], arguments[1], arguments[2], arguments[3]
     x, weight, bias, out = arguments[4], arguments[5], arguments[6], arguments[7]
     thread, threads = np.int64(call(arguments[8])), np.int64(call(arguments[9]))
-    sums, totals = np.empty((TOKENS, FEATURES), np.float32), np.empty((TOKENS, FEATURES), np.float32)
-    spare, config = np.empty(LANES, np.uint16), np.empty(_CONFIG, np.uint8)
+    sums, totals = np.empty((FEATURES, TOKENS), np.float32), np.empty((FEATURES, TOKENS), np.float32)
+    rows, config = np.empty((LANES, LANES), np.float32), np.empty(_CONFIG, np.uint8)
+    pairs = np.empty((2, k // 2, LANES), np.float32)
+    half, address = k // 2 * _ROW, pairs.ctypes.data
     blocks = (n + FEATURES - 1) // FEATURES
+    _configure_all(config)
     for token in range(0, m, TOKENS):
         tokens = min(np.int64(TOKENS), m - token)
-        _shape(config, tokens)
+        for i in range(0, tokens, _ROWS):
+            for step in range(0, k, STEP):
+                place = x + ((token + i) * k + step) * 2
+                turn(place, k * 2, tokens - i - 1, address + (i // _ROWS * k + step) // 2 * _ROW, _ROW)
         for block in range(blocks * thread // threads, blocks * (thread + 1) // threads):
+            feature = min(block * FEATURES, n - FEATURES)
             for start in range(0, k, inputs):
                 steps = (min(start + inputs, k) - start) // STEP
                 to = totals if start == 0 else sums
-                begin = x + (token * k + start) * 2
-                part = weight + (block * k + start) * FEATURES * 2
+                begin, part = address + start // 2 * _ROW, weight + (feature * k + start) * 2
                 if tokens > _ROWS:
-                    _two(begin, k * 2, part, steps, to.ctypes.data)
+                    _two(begin, half, part, k * 2, steps, to.ctypes.data)
                 else:
-                    _one(begin, k * 2, part, steps, to.ctypes.data)
+                    _one(begin, half, part, k * 2, steps, to.ctypes.data)
                 if start:
-                    totals[:tokens] += sums[:tokens]
-            for first in range(0, FEATURES, LANES):
-                feature = block * FEATURES + first
-                left = n - feature
-                for i in range(tokens):
-                    place = out + ((token + i) * n + feature) * 2
-                    more = bias + feature * 4 if bias else np.int64(0)
-                    target = place if left >= LANES else spare.ctypes.data
-                    _finish(totals[i, first:].ctypes.data, more, target)
-                    if left < LANES:
-                        _copy(spare, place, left)
+                    totals += sums
+            for i in range(0, tokens, _ROWS):
+                for j in range(0, FEATURES, _ROWS):
+                    turn(
+                        totals[j, i:].ctypes.data,
+                        np.int64(4 * TOKENS),
+                        np.int64(_ROWS - 1),
+                        rows.ctypes.data,
+                        np.int64(_ROW),
+                    )
+                    more = bias + (feature + j) * 4 if bias else np.int64(0)
+                    for t in range(min(tokens - i, np.int64(_ROWS))):
+                        place = out + ((token + i + t) * n + feature + j) * 2
+                        finish(rows[t].ctypes.data, more, place, LANES)
     _release()

@@ -13,62 +13,48 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 
 from aded.kernels.jit import jit
-from aded.kernels.openmp import call, compile_time, pointer
-from aded.kernels.vectors import FLOATS, I32, I64, INTS, LANES, dot, every, load, loop, narrowed, store
+from aded.kernels.openmp import call, compile_time
+from aded.kernels.vectors import AHEAD, FLOATS, I32, I64, INTS, LANES, dot, every, finish, load, loop, store, turn_ahead
 
 _REGISTERS = 3  # registers of sums for each token
 TOKENS = 8  # of a tile: 8 x 3 sums, 3 of weights and one of inputs: 28 of the 32 registers
 FEATURES = LANES * _REGISTERS  # output features of a block
-STEP = 2  # inputs that one instruction takes
+STEP = 2 * LANES  # inputs whose weights are put in order at once
+_PART = AHEAD // 2  # inputs whose weights are in order at a time; the next are fetched meanwhile
 
 
 def _tile(tokens: int) -> Any:
-    """The product of `tokens` tokens with one block of features over some inputs, all sums in registers throughout."""
+    """Add the products of `tokens` tokens with one block of features over some inputs, all sums in registers."""
 
     @compile_time
-    def tile(typing_context, x, x_stride, weight, pairs, total, add, last, bias, out, out_stride):
-        # total: float32 (tokens, FEATURES), sums of the inputs before these, where `add` is not 0. The sums go there,
-        # or, where `last` is not 0, to out, with the bias unless its address is 0.
+    def tile(typing_context, x, x_stride, weight, pairs, sums, begin):
+        # weight: pairs of inputs (pairs, FEATURES). sums: float32 (tokens, FEATURES), taken as 0 where `begin` is not.
         def generate(context, builder, signature, arguments):
-            x, x_stride, weight, pairs, total, add, last, bias, out, out_stride = arguments
+            x, x_stride, weight, pairs, sums, begin = arguments
 
             def behind(address, bytes, times=1):
                 return builder.add(address, builder.mul(bytes, I64(times)))
 
             inputs = [behind(x, x_stride, i) for i in range(tokens)]
-            places = [behind(total, I64(4 * LANES), i) for i in range(tokens * _REGISTERS)]
-            pair, sums, close = loop(builder, pairs, [ir.Constant(FLOATS, [0.0] * LANES)] * len(places))
+            places = [behind(sums, I64(4 * LANES), i) for i in range(tokens * _REGISTERS)]
+            zero, begins = ir.Constant(FLOATS, [0.0] * LANES), builder.icmp_signed("!=", begin, I64(0))
+            starts = [builder.select(begins, zero, load(builder, place, FLOATS, 4)) for place in places]
+            pair, before, close = loop(builder, pairs, starts)
             block = behind(weight, pair, 4 * FEATURES)
-            weights = [load(builder, behind(block, I64(4 * LANES), r), INTS, 64) for r in range(_REGISTERS)]
+            weights = [load(builder, behind(block, I64(4 * LANES), r), INTS, 4) for r in range(_REGISTERS)]
             added: list[Any] = []
             for i in range(tokens):
                 both = every(builder, load(builder, behind(inputs[i], pair, 4), I32, 2))
-                added += [dot(builder, sums[len(added) + r], weights[r], both) for r in range(_REGISTERS)]
+                added += [dot(builder, before[len(added) + r], weights[r], both) for r in range(_REGISTERS)]
             close(added)
-            adds = builder.icmp_signed("!=", add, I64(0))
-            results = []
             for place, result in zip(places, added, strict=True):
-                more = builder.fadd(load(builder, place, FLOATS, 4), result)
-                results.append(builder.select(adds, more, result))
-            with builder.if_else(builder.icmp_signed("!=", last, I64(0))) as (finish, keep):
-                with keep:
-                    for place, result in zip(places, results, strict=True):
-                        store(builder, result, place)
-                with finish:
-                    biased = builder.icmp_signed("!=", bias, I64(0))
-                    start = builder.select(biased, bias, total)  # without one, any place that can be read
-                    for i in range(tokens):
-                        for r in range(_REGISTERS):
-                            bare = results[i * _REGISTERS + r]
-                            more = builder.fadd(bare, load(builder, behind(start, I64(4 * LANES), r), FLOATS, 4))
-                            result = narrowed(builder, builder.select(biased, more, bare))
-                            store(builder, result, behind(behind(out, out_stride, i), I64(2 * LANES), r), 2)
+                store(builder, result, place)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 10), generate
+        return types.void(*[types.int64] * 6), generate
 
     return tile
 
@@ -77,67 +63,58 @@ _tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6, _tile_7, _tile_8 = map(_ti
 
 
 @jit
-def _any_tile(tokens, x, x_stride, weight, pairs, total, add, last, bias, out, out_stride):
+def _any_tile(tokens, x, x_stride, weight, pairs, sums, begin):
     if tokens == 8:
-        _tile_8(x, x_stride, weight, pairs, total, add, last, bias, out, out_stride)
+        _tile_8(x, x_stride, weight, pairs, sums, begin)
     elif tokens == 7:
-        _tile_7(x, x_stride, weight, pairs, total, add, last, bias, out, out_stride)
+        _tile_7(x, x_stride, weight, pairs, sums, begin)
     elif tokens == 6:
-        _tile_6(x, x_stride, weight, pairs, total, add, last, bias, out, out_stride)
+        _tile_6(x, x_stride, weight, pairs, sums, begin)
     elif tokens == 5:
-        _tile_5(x, x_stride, weight, pairs, total, add, last, bias, out, out_stride)
+        _tile_5(x, x_stride, weight, pairs, sums, begin)
     elif tokens == 4:
-        _tile_4(x, x_stride, weight, pairs, total, add, last, bias, out, out_stride)
+        _tile_4(x, x_stride, weight, pairs, sums, begin)
     elif tokens == 3:
-        _tile_3(x, x_stride, weight, pairs, total, add, last, bias, out, out_stride)
+        _tile_3(x, x_stride, weight, pairs, sums, begin)
     elif tokens == 2:
-        _tile_2(x, x_stride, weight, pairs, total, add, last, bias, out, out_stride)
+        _tile_2(x, x_stride, weight, pairs, sums, begin)
     else:
-        _tile_1(x, x_stride, weight, pairs, total, add, last, bias, out, out_stride)
-
-
-@jit
-def _copy(source, target, rows, columns, stride):
-    whole = carray(pointer(source), (rows, FEATURES))
-    part = carray(pointer(target), ((rows - 1) * stride + columns,))
-    for i in range(rows):
-        for j in range(columns):
-            part[i * stride + j] = whole[i, j]
+        _tile_1(x, x_stride, weight, pairs, sums, begin)
 
 
 def share(arguments):
     """One thread's share of a product, in bfloat16: out (m, n) = x (m, k) @ weight.T + bias.
 
-    Arguments: m, k, n, how many inputs are summed from zero (even, as k is); the addresses of x, of the weights in
-    blocks (blocks, k / 2, `FEATURES`, 2), of a float32 bias padded to whole blocks (0 for none) and of out; the two
-    functions of `Parallel`.
+    Arguments: m, k, n, how many inputs are summed from zero (a multiple of `STEP`, as k is); the addresses of x, of the
+    weights (n, k), of a float32 bias padded to whole blocks (0 for none) and of out; the two functions of `Parallel`.
     """
     m, k, n, inputs = arguments[0], arguments[1], arguments[2], arguments[3]
     x, weight, bias, out = arguments[4], arguments[5], arguments[6], arguments[7]
     thread, threads = np.int64(call(arguments[8])), np.int64(call(arguments[9]))
-    sums, spare = np.empty((TOKENS, FEATURES), np.float32), np.empty((TOKENS, FEATURES), np.uint16)
+    sums, totals = np.empty((m, FEATURES), np.float32), np.empty((m, FEATURES), np.float32)
+    pairs = np.empty((_PART // 2, FEATURES), np.float32)  # a part of the weights, in the order of a tile
     blocks = (n + FEATURES - 1) // FEATURES
     for block in range(blocks * thread // threads, blocks * (thread + 1) // threads):
         first = block * FEATURES
-        whole = first + FEATURES <= n
-        for token in range(0, m, TOKENS):
-            tokens = min(np.int64(TOKENS), m - token)
-            place = out + (token * n + first) * 2
-            # The last features may be fewer than a block: their results go by way of a spare place.
-            target, stride = (place, n * 2) if whole else (spare.ctypes.data, np.int64(FEATURES * 2))
-            for start in range(0, k, inputs):
-                _any_tile(
-                    tokens,
-                    x + (token * k + start) * 2,
-                    k * 2,
-                    weight + (first * k + start * FEATURES) * 2,
-                    min(k - start, inputs) // 2,
-                    sums.ctypes.data,
-                    np.int64(start > 0),
-                    np.int64(start + inputs >= k),
-                    bias + first * 4 if bias else np.int64(0),
-                    target,
-                    stride,
-                )
-            if not whole:
-                _copy(spare.ctypes.data, place, tokens, n - first, n)
+        for start in range(0, k, inputs):
+            end = min(start + inputs, k)
+            for part in range(start, end, _PART):
+                count = min(end - part, np.int64(_PART))
+                for i in range(0, FEATURES, LANES):
+                    rows = weight + (min(first + i, n - 1) * k + part) * 2
+                    last = min(np.int64(LANES), max(n - first - i, np.int64(1))) - 1
+                    for step in range(0, count, STEP):
+                        turn_ahead(rows + step * 2, k * 2, last, pairs[step // 2, i:].ctypes.data, FEATURES * 4)
+                for token in range(0, m, TOKENS):
+                    tokens, begin = min(np.int64(TOKENS), m - token), np.int64(part == start)
+                    place, to = x + (token * k + part) * 2, sums[token:].ctypes.data
+                    _any_tile(tokens, place, k * 2, pairs.ctypes.data, count // 2, to, begin)
+            if start:
+                totals += sums
+            else:
+                totals, sums = sums, totals
+        for i in range(0, min(np.int64(FEATURES), n - first), LANES):
+            more = bias + (first + i) * 4 if bias else np.int64(0)
+            for t in range(m):
+                place = out + (t * n + first + i) * 2
+                finish(totals[t, i:].ctypes.data, more, place, min(np.int64(LANES), n - first - i))

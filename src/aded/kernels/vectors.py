@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
+
+from aded.kernels.openmp import compile_time
 
 llvm.initialize_native_asmparser()  # for the two instructions that LLVM has no portable name for
 
@@ -16,6 +21,8 @@ LANES = 16  # float32 values in a register of 512 bits
 
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 FLOATS, INTS, HALVES = (ir.VectorType(kind, LANES) for kind in (F32, I32, I16))
+
+AHEAD = 256  # bytes of a row that are fetched before they are needed
 
 _DOT = ir.FunctionType(FLOATS, [FLOATS, INTS, INTS]), "vdpbf16ps $3, $2, $0", "=v,0,v,v"
 _NARROW = ir.FunctionType(HALVES, [FLOATS]), "vcvtneps2bf16 $1, $0", "=v,v"
@@ -55,6 +62,14 @@ def intrinsic(builder, name, *values):
     suffix = f"v{LANES}f32" if kind == FLOATS else "f32"
     function = ir.FunctionType(kind, [kind] * len(values))
     return builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.{name}.{suffix}"), values)
+
+
+def fetch(builder, address):
+    """Have the cache line of an address fetched, without waiting for it; any address will do."""
+    pointer, word = builder.inttoptr(address, I8.as_pointer()), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+    builder.call(prefetch, [pointer, word(0), word(3), word(1)])  # to read, to keep, data
 
 
 def dot(builder, sums, a, b):
@@ -108,6 +123,19 @@ def rounded(builder, x):
     return builder.bitcast(builder.and_(bits, ir.Constant(INTS, [-65536] * LANES)), FLOATS)
 
 
+def turned(builder, rows):
+    """16 vectors whose lanes are those of 16 given ones at their place: columns as rows."""
+    for width in (1, 2, 4, 8):  # exchange the off-diagonal squares of this width
+        first = [lane if not lane & width else LANES + lane - width for lane in range(LANES)]
+        last = [lane + width if not lane & width else LANES + lane for lane in range(LANES)]
+        done = list(rows)
+        for i in (row for row in range(LANES) if not row & width):
+            done[i] = pick(builder, rows[i], rows[i + width], first)
+            done[i + width] = pick(builder, rows[i], rows[i + width], last)
+        rows = done
+    return rows
+
+
 def loop(builder, count, starts):
     """Open a loop that runs `count` times, at least once: (index, values carried on, how to close it)."""
     before, body, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
@@ -126,3 +154,54 @@ def loop(builder, count, starts):
         builder.position_at_end(after)
 
     return index, carried, close
+
+
+def _turn(ahead: int) -> Any:
+    """Write the columns of up to 16 rows of 64 bytes as rows; the last row is read again for those after it."""
+
+    @compile_time
+    def turn(typing_context, source, stride, last, target, target_stride):
+        def generate(context, builder, signature, arguments):
+            source, stride, last, target, target_stride = arguments
+            rows = []
+            for i in range(LANES):
+                row = builder.select(builder.icmp_signed("<", I64(i), last), I64(i), last)
+                place = builder.add(source, builder.mul(stride, row))
+                rows.append(load(builder, place, FLOATS, 2))
+                if ahead:
+                    fetch(builder, builder.add(place, I64(ahead)))
+            for i, row in enumerate(turned(builder, rows)):
+                store(builder, row, builder.add(target, builder.mul(target_stride, I64(i))))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return turn
+
+
+turn, turn_ahead = _turn(0), _turn(AHEAD)
+
+
+@compile_time
+def finish(typing_context, sums, bias, out, count):
+    """16 sums, with the bias unless its address is 0, as bfloat16; so many of them are written."""
+
+    def generate(context, builder, signature, arguments):
+        sums, bias, out, count = arguments
+        bare = load(builder, sums, FLOATS, 4)
+        biased = builder.icmp_signed("!=", bias, I64(0))
+        more = builder.fadd(bare, load(builder, builder.select(biased, bias, sums), FLOATS, 4))
+        result = narrowed(builder, builder.select(biased, more, bare))
+        whole = builder.icmp_signed(">=", count, I64(LANES))
+        with builder.if_else(whole) as (all_of_them, some):
+            with all_of_them:
+                store(builder, result, out, 2)
+            with some:
+                spare = cgutils.alloca_once_value(builder, result)
+                start = builder.ptrtoint(spare, I64)
+                with cgutils.for_range(builder, count) as lane:
+                    at = builder.mul(lane.index, I64(2))
+                    store(builder, load(builder, builder.add(start, at), I16, 2), builder.add(out, at), 2)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate

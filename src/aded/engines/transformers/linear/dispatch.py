@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -52,7 +52,6 @@ torch.library.register_fake("aded::linear")(lambda x, number, features: x.new_em
 
 _ACTIVE = threading.local()
 _PATCH = RefCountedPatch()
-_KERNELS: WeakKeyDictionary[torch.nn.Module, LinearKernel | None] = WeakKeyDictionary()
 
 
 def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
@@ -67,13 +66,10 @@ def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
     ]
 
 
-def _kernel(layers: list[torch.nn.Linear]) -> LinearKernel | None:
-    """The kernel for these layers. What this processor can do decides, and no timing: another would be other bits."""
-    makers: tuple[Callable[[], LinearKernel], ...] = (
-        partial(AmxLinear, layers),
-        partial(Avx512Linear, layers),
-        PortableLinear,
-    )
+@cache
+def _kernel() -> LinearKernel | None:
+    """The kernel for this processor. What it and the library do decides, and no timing: another would be other bits."""
+    makers: tuple[Callable[[], LinearKernel], ...] = AmxLinear, Avx512Linear, PortableLinear
     for make in makers:
         with suppress(UnavailableError):
             return make()
@@ -87,9 +83,7 @@ def fast_linear(model: Any) -> Iterator[None]:
     Nothing changes on other devices and in other data types.
     """
     layers = [] if getattr(_ACTIVE, "on", False) else _layers(model)
-    if layers and model not in _KERNELS:
-        _KERNELS[model] = _kernel(layers)
-    kernel = _KERNELS[model] if layers else None
+    kernel = _kernel() if layers else None
     if kernel is None:
         yield
         return
