@@ -117,6 +117,13 @@ def test_speedup_is_the_median_of_paired_ratios_and_differences_are_counted() ->
     assert (result["identical"], result["ties"], result["differences"]) == (False, 1, 1)
 
 
+def test_a_contender_promises_what_all_its_answers_do() -> None:
+    runs = [_run("a", 0), *(_run("a", 0, contender="x", exact=exact) for exact in ("generate", "none", "generate"))]
+    plain, ours = summarise(runs, engine="e", state_mb={})
+    assert plain["exact"] is None
+    assert ours["exact"] == "none"
+
+
 def test_acceptance_by_depth_counts_steps_that_got_so_far() -> None:
     assert acceptance_by_depth([0, 1, 3, 0]) == [0.5, 0.25, 0.25]
     assert acceptance_by_depth([]) == []

@@ -41,6 +41,7 @@ class Run:
         draft_s, verify_s, learn_s: parts of our loop; 0 for the engine's own decoding.
         drafted: nodes verified.
         accepted: drafted tokens accepted by each verification step that had a draft or could have had one.
+        exact: what is promised of the bits of its scores, see `Stats.exact`; None for the engine's own decoding.
         peak_mb: most memory in use by the process (on a GPU: by tensors), all contenders' state included, in MiB.
         identical: whether the output is plain decoding's.
         tie: whether it differs only where two scores tie within rounding.
@@ -61,6 +62,7 @@ class Run:
     drafted: int
     accepted: list[int]
     peak_mb: float
+    exact: str | None = None
     identical: bool = True
     tie: bool = False
     first_difference: int | None = None
@@ -159,6 +161,7 @@ def measure(
                         **{name: getattr(answer.stats, name) for name in _COUNTED},
                         accepted=_accepted(answer.stats.from_draft[len(answer.rows) :]),
                         peak_mb=peaks[contender.name],
+                        exact=None if contender.native else answer.stats.exact,
                         **verdicts[key],
                     )
                 )

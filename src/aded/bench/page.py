@@ -46,6 +46,7 @@ _COLUMNS = (
     ("identical", "{}"),
     ("ties", "{}"),
     ("differences", "{}"),
+    ("exact", "{}"),
     ("time_to_first_token_s", "{:.3f}"),
     ("step_ms", "{:.1f}"),
     ("nodes_used", "{:.1f}"),
@@ -113,6 +114,8 @@ def _cards(report: dict[str, Any]) -> str:
     best = max(results[1:], key=lambda result: result["speedup"])
     same = best["prompts"] - best["ties"] - best["differences"]
     note = f"{best['ties']} ties within rounding, {best['differences']} differences"
+    if best["exact"] == "generate":
+        note = f"every score has the bits of plain decoding's; {best['differences']} differences"
     cards = (
         (f"{best['speedup']:.2f}x", f"{best['drafter']}, median speedup over plain decoding"),
         (f"{best['tokens_per_second']:.1f}", f"tokens a second; plain {results[0]['tokens_per_second']:.1f}"),

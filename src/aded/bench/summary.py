@@ -17,7 +17,8 @@ def summarise(runs: Sequence[Run], *, engine: str, state_mb: dict[str, float | N
 
     `speedup` is the median over requests and repeats of the contender's tokens a second over plain decoding's of the
     same request and repeat; `speedup_low` and `speedup_high` are the quartiles, and `speedup_after_first` leaves
-    out the prompt's time. Shares are parts of a step of our loop.
+    out the prompt's time. `exact` is the least that was promised of the bits of scores. Shares are parts of a step of
+    our loop.
     """
     plain = {(run.prompt, run.repeat): run for run in runs if run.contender == PLAIN}
     results = []
@@ -39,6 +40,7 @@ def summarise(runs: Sequence[Run], *, engine: str, state_mb: dict[str, float | N
                 "identical": all(run.identical for run in mine),
                 "ties": len({run.prompt for run in mine if run.tie} - different),
                 "differences": len(different),
+                "exact": _exact(mine),
                 "time_to_first_token_s": float(np.median([run.first_s for run in mine])),
                 **{f"{part}_share": part_s / loop_s if loop_s else 0.0 for part, part_s in parts.items()},
                 "parts_ms": {part: 1e3 * part_s / steps for part, part_s in timed.items()},
@@ -54,6 +56,12 @@ def summarise(runs: Sequence[Run], *, engine: str, state_mb: dict[str, float | N
             }
         )
     return results
+
+
+def _exact(runs: Sequence[Run]) -> str | None:
+    """What holds for all of them: the least that was promised."""
+    promised = {run.exact for run in runs}
+    return next((least for least in ("rounding", "none", "generate") if least in promised), None)
 
 
 def _sum(runs: Sequence[Run], name: str) -> Any:

@@ -78,7 +78,7 @@ def _after_first(result: dict[str, Any]) -> str:
 
 def _outputs(result: dict[str, Any]) -> str:
     if result["identical"]:
-        return "[green]same[/green]"
+        return "[green]same bits[/green]" if result["exact"] == "generate" else "[green]same[/green]"
     if result["differences"]:
         return f"[red]{result['differences']} differ[/red], {result['ties']} tie"
     same = result["prompts"] - result["ties"]

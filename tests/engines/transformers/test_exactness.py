@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
@@ -13,8 +14,10 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.cache_utils import DynamicCache
 
 import aded
+from aded import drafters
 from aded.batch import Outcomes
 from aded.drafters.base import Drafter
+from aded.engines.base.certificate import Certificate
 from aded.engines.transformers.attention import exact_attention, grouped_attention
 from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.exactness import exactness
@@ -22,6 +25,7 @@ from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.linear import fast_linear
 from aded.engines.transformers.linear.dispatch import _kernel
 from aded.engines.transformers.loading import load
+from aded.engines.transformers.runner import EngineRunner
 from aded.kernels.vectors import has_bf16_dot
 from aded.tree import DraftTree, Outcome
 from support.models import PROMPT, build
@@ -345,6 +349,26 @@ def test_the_embedded_model_gives_generates_own_bits(smollm2: Any) -> None:
     compared, differing = compare(model, ids, 40, (65, 2, 33, 8, 17), 1)
     assert compared > 15
     assert differing == 0
+
+
+@needs_bf16_dot
+def test_where_bits_are_promised_a_certificate_says_so_and_no_difference_is_a_tie(smollm2: Any) -> None:
+    ids = smollm2.prompt_ids([{"role": "user", "content": "Count from one to ten."}])
+    runner = EngineRunner(smollm2, drafters.create("adaptive"), "auto")
+    settings = {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0, "mask": None}
+    plain, ours = runner.plain(ids, **settings), runner.answer(ids, **settings)
+    assert ours.summary()["exact"] == "generate"
+    assert runner.compare(ids, plain, ours, **settings)["identical"]
+    certificate = aded.certify(smollm2.model, ids, torch.cat([ids, torch.tensor(ours.rows)], -1))
+    assert certificate.exact == "generate"
+    assert (certificate.margins == 0).all()
+    noisy = Certificate(np.array([0, 0, 0.01], np.float32), 0.1)
+    ours.rows[0][2] += 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EngineRunner, "certify", lambda *arguments: noisy)
+        assert not runner.compare(ids, plain, ours, **settings)["tie"]
+        ours.stats.exact = "rounding"
+        assert runner.compare(ids, plain, ours, **settings)["tie"]
 
 
 @needs_bf16_dot

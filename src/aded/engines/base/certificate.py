@@ -19,10 +19,13 @@ class Certificate:
         noise: the rounding noise of such a difference of two logits, in the same unit: the most by which the lead of
             the best token over its nearest rival, or over the token emitted, moved between forward passes of different
             shapes.
+        exact: what is promised of the bits of decoding on this model, see `Stats.exact`. Where it is "generate", all
+            margins of our output are 0.
     """
 
     margins: NDArray[np.float32]
     noise: float
+    exact: str = "rounding"
 
     @property
     def lossless(self) -> bool:
@@ -46,6 +49,7 @@ def certificate_of(
     plain: NDArray[np.float32],
     replays: Iterable[NDArray[np.float32]],
     perturbation: NDArray[np.float32] | None = None,
+    exact: str = "rounding",
 ) -> Certificate:
     """Judge an output by the logits of the target.
 
@@ -54,6 +58,7 @@ def certificate_of(
         plain: float32, (n, vocabulary): the logits each was chosen from, fed one token at a time.
         replays: the same of forward passes of other shapes.
         perturbation: float32, (n, vocabulary): what a sample added to them; its token is the best of the sum.
+        exact: what is promised on this model.
     """
     tokens = np.asarray(emitted, np.int64)[:, None]
     chosen = plain if perturbation is None else plain + perturbation
@@ -64,4 +69,4 @@ def certificate_of(
     for scores in replays:
         moved = np.take_along_axis(scores, compared, 1) - lead
         noise = max(noise, float(np.abs(moved[:, 1:] - moved[:, :1]).max()))
-    return Certificate(margins.astype(np.float32), noise)
+    return Certificate(margins.astype(np.float32), noise, exact)

@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from aded.engines.base.certificate import Certificate, certificate_of
 from aded.engines.transformers.engine import CHUNK
+from aded.engines.transformers.exactness import exactness
 
 
 @torch.no_grad()
@@ -46,16 +47,15 @@ def certify(
         raise ValueError("output_ids must be (1, prompt + output) and begin with input_ids (1, prompt)")
     emitted = output_ids[0, prompt:]
     if not len(emitted):
-        return Certificate(np.empty(0, np.float32), 0.0)
+        return Certificate(np.empty(0, np.float32), 0.0, exactness(model))
     whole = _after_prompt(model, input_ids, prompt)
     plain = _replay(model, output_ids, prompt, 1, whole)
     noise = -temperature * _noise(plain, seed, row, rows).log() if temperature > 0 else None
     # Long prompts are taken in in pieces, which moves scores as well.
     pieces = whole if prompt <= 2 * CHUNK else _after_prompt(model, input_ids, CHUNK)
     replays = (_replay(model, output_ids, prompt, shape, pieces).cpu().numpy() for shape in (2, 5, 16, 33))
-    return certificate_of(
-        emitted.cpu().numpy(), plain.cpu().numpy(), replays, None if noise is None else noise.cpu().numpy()
-    )
+    perturbation = None if noise is None else noise.cpu().numpy()
+    return certificate_of(emitted.cpu().numpy(), plain.cpu().numpy(), replays, perturbation, exactness(model))
 
 
 def _noise(logits: torch.Tensor, seed: int, row: int, rows: int) -> torch.Tensor:
