@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from aded.cli.options import Dtype, Model, plain_table
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import grouped_attention
+from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.linear import fast_linear
 from aded.engines.transformers.loading import load
 from aded.errors import UnsupportedError
@@ -88,7 +89,7 @@ def profile_step(model: Any, tokens: int, *, ours: bool, length: int = 128, step
         if ours:
             stack.enter_context(fast_linear(model))
             stack.enter_context(grouped_attention(model))
-        model(input_ids=ids, past_key_values=past, use_cache=True)
+        model(input_ids=ids, **with_cache(past))
         kv.check(past)
         if ours:
             kv.prepare(past)
@@ -96,7 +97,7 @@ def profile_step(model: Any, tokens: int, *, ours: bool, length: int = 128, step
             clock, began = _Clock(), perf_counter()
             with clock.timing(model):
                 began = perf_counter()
-                model(input_ids=ids[:, :1].expand(1, tokens), past_key_values=past, use_cache=True)
+                model(input_ids=ids[:, :1].expand(1, tokens), **with_cache(past))
                 whole = perf_counter() - began
             kv.keep(past, tokens, range(0)) if ours else past.crop(-tokens)
             clock.seconds["the rest"] = whole - sum(clock.seconds.values())

@@ -9,6 +9,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from aded.drafters.adaptive import CHOICE_WEIGHT, PROMPT_PROBABILITY
+from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.linear import fast_linear
 from aded.engines.transformers.loading import Loaded
 from aded.representative import Representative, context_windows
@@ -50,11 +51,11 @@ def learn_vocabulary(
     vocabulary = int(model.config.get_text_config().vocab_size)
     with fast_linear(model):
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        model(input_ids=start, past_key_values=cache, use_cache=True)
+        model(input_ids=start, **with_cache(cache))
         cache.batch_repeat_interleave(batch)
         for first in range(0, vocabulary, batch):
             tokens = torch.arange(first, first + batch, device=model.device).clamp(max=vocabulary - 1)
-            logits = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True).logits[:, -1].float()
+            logits = model(input_ids=tokens[:, None], **with_cache(cache)).logits[:, -1].float()
             cache.crop(-1)
             best, ids = logits.topk(_TOP_K, dim=-1)
             probs = (best - logits.logsumexp(-1, keepdim=True)).exp()

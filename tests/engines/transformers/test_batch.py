@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aded
+from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.sampling import SharedNoise
 from support.models import CHAINS_ONLY, FAMILIES, build
 from support.oracle import Uneven
@@ -160,7 +161,7 @@ def filled() -> tf.DynamicCache:
     ("options", "says"),
     [
         ({"cache_implementation": "static", "disable_compile": True}, "growing cache"),
-        ({"past_key_values": filled}, "growing cache"),
+        ({CACHE: filled}, "growing cache"),
         ({"output_scores": True, "return_dict_in_generate": True}, "scores"),
         ({"prefix_allowed_tokens_fn": only_low}, "apart"),
         (

@@ -10,6 +10,7 @@ import torch
 from transformers import CompileConfig, DynamicCache, StaticCache
 
 import aded
+from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.forward import SIZES
 from aded.engines.transformers.linear import dispatch
 from aded.engines.transformers.linear.bindings import PortableLinear
@@ -104,11 +105,11 @@ def test_an_answer_may_outgrow_the_cache() -> None:
 
 def test_a_conversation_goes_on_in_the_same_cache() -> None:
     model, traced = build("llama"), Traced()
-    caches = tuple({"past_key_values": DynamicCache(config=model.config)} for _ in range(2))
+    caches = tuple({CACHE: DynamicCache(config=model.config)} for _ in range(2))
     said = PROMPT
     for turn in range(3):
         pair(model, traced, said, max_new_tokens=5, caches=caches)
-        before = [cache["past_key_values"].get_seq_length() for cache in caches]
+        before = [cache[CACHE].get_seq_length() for cache in caches]
         assert before == [said.shape[1] + 4] * 2
         answer = model.generate(said, max_new_tokens=5, do_sample=False, pad_token_id=0)
         said = torch.cat([answer, PROMPT + turn], dim=-1)
@@ -116,7 +117,7 @@ def test_a_conversation_goes_on_in_the_same_cache() -> None:
 
 def test_a_fixed_cache_of_the_callers_can_fill_up() -> None:
     model, traced = build("llama"), Traced()
-    caches = tuple({"past_key_values": StaticCache(config=model.config, max_cache_len=52)} for _ in range(2))
+    caches = tuple({CACHE: StaticCache(config=model.config, max_cache_len=52)} for _ in range(2))
     pair(model, traced, caches=caches)
 
 

@@ -19,6 +19,7 @@ from aded.batch import Outcomes
 from aded.drafters.base import Drafter
 from aded.engines.base.certificate import Certificate
 from aded.engines.transformers.attention import exact_attention, grouped_attention
+from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.exactness import exactness
 from aded.engines.transformers.forward import ForwardRunner
@@ -170,8 +171,7 @@ def engine_of(model: Any, ids: torch.Tensor, mask: torch.Tensor | None = None) -
     kwargs = {
         "attention_mask": mask,
         "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
-        "past_key_values": DynamicCache(config=model.config),
-        "use_cache": True,
+        **with_cache(DynamicCache(config=model.config)),
         "logits_to_keep": 1,
     }
     return TransformersEngine(
@@ -185,7 +185,7 @@ def one_by_one(model: Any, ids: torch.Tensor, count: int) -> tuple[list[int], to
     cache, logits, tokens = DynamicCache(config=model.config), [], []
     step = ids
     for _ in range(count + 1):
-        logits.append(model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1])
+        logits.append(model(input_ids=step, **with_cache(cache), logits_to_keep=1).logits[0, -1])
         tokens.append(int(logits[-1].argmax()))
         step = torch.tensor([[tokens[-1]]])
     return tokens[:count], torch.stack(logits)

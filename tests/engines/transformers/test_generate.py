@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aded
+from aded.engines.transformers.compat import CACHE, cache_of
 from aded.engines.transformers.engine import top_k
 from support.models import PROMPT, build
 from support.oracle import Chain, Oracle, Uneven
@@ -109,7 +110,7 @@ def test_scores_logits_and_cache_are_returned_as_by_generate(model: Any, do_samp
         assert len(a) == len(b)
         for x, y in zip(a, b, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
-    assert plain.past_key_values.get_seq_length() == ours.past_key_values.get_seq_length()
+    assert cache_of(plain).get_seq_length() == cache_of(ours).get_seq_length()
 
 
 def test_a_returned_cache_carries_the_next_turn(model: Any) -> None:
@@ -118,10 +119,10 @@ def test_a_returned_cache_carries_the_next_turn(model: Any) -> None:
     assert 0 < stats.accepted < stats.drafted
     question = torch.cat([plain.sequences, torch.tensor([[8, 2, 7]])], dim=-1)
     common = {"max_new_tokens": 20, "pad_token_id": 0, "do_sample": False, "attention_mask": torch.ones_like(question)}
-    expected = model.generate(question, past_key_values=plain.past_key_values, **common)
+    expected = model.generate(question, **{CACHE: cache_of(plain)}, **common)
     stats, knowing = aded.Stats(), Uneven([expected[0, question.shape[1] :].tolist()], top_k=8)
     common |= {"custom_generate": aded.generate, "drafter": knowing, "max_draft_tokens": 12, "stats": stats}
-    got = model.generate(question, past_key_values=ours.past_key_values, **common)
+    got = model.generate(question, **{CACHE: cache_of(ours)}, **common)
     assert torch.equal(expected, got)
     assert 0 < stats.accepted < stats.drafted
     for name in ("custom_generate", "drafter", "max_draft_tokens", "stats"):

@@ -10,6 +10,7 @@ from transformers import CompileConfig, StaticCache
 
 from aded.bench.contenders import PLAIN, Contender
 from aded.engines.base.runner import Answer
+from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.forward import CompiledRunner
 from aded.engines.transformers.loading import Loaded
 from aded.engines.transformers.runner import EngineRunner
@@ -23,7 +24,7 @@ def _compiled_options(loaded: Loaded, tokens: int) -> dict[str, Any]:
     config = CompileConfig(mode="default" if loaded.model.device.type == "cpu" else "reduce-overhead")
     setattr(config, "_compile_all_devices", True)  # noqa: B010 - typed as None; plain transformers compiles on accelerators only
     cache = StaticCache(loaded.model.config, max_cache_len=-(-tokens // 512) * 512)
-    return {"past_key_values": cache, "compile_config": config}
+    return {CACHE: cache, "compile_config": config}
 
 
 @dataclass

@@ -27,6 +27,7 @@ from aded.drafters.base import Drafter
 from aded.engines.base.options import MaxDraftTokens, budget_for, kept_drafter
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import grouped_attention, verifies_trees
+from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.exactness import Exactness, exactness
@@ -106,7 +107,7 @@ def _decode(
         sequences=engine.output(),
         scores=None if engine.scores is None else cast(Any, tuple(engine.scores)),
         logits=None if engine.logits is None else cast(Any, tuple(engine.logits)),
-        past_key_values=None if engine.batch else engine.cache,
+        **{CACHE: None if engine.batch else engine.cache},
     )
 
 
@@ -189,7 +190,7 @@ def _refuse(
     kwargs: dict[str, Any],
 ) -> None:
     """Raise an UnsupportedError that names the reason, if there is one."""
-    cache: Any = kwargs.get("past_key_values")
+    cache: Any = kwargs.get(CACHE)
     returned = config.return_dict_in_generate
     reasons = {
         "beam search and other modes than greedy and sampling keep several sequences": config.get_generation_mode()

@@ -31,7 +31,7 @@ class _PreallocatedLayer(DynamicLayer):
 
     def __init__(self, layer: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self.device, self.is_initialized = layer.keys.device, True
         self._hold(layer.keys, layer.values)
 
     def _hold(self, *entries: torch.Tensor) -> None:

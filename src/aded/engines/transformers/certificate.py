@@ -11,6 +11,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from aded.engines.base.certificate import Certificate, certificate_of
+from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.engine import CHUNK
 from aded.engines.transformers.exactness import exactness
 
@@ -71,7 +72,7 @@ def _after_prompt(model: Any, prompt: torch.Tensor, chunk: int) -> tuple[Dynamic
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     for piece in prompt.split(chunk, dim=-1):
-        logits = model(input_ids=piece, past_key_values=cache, use_cache=True, **last).logits
+        logits = model(input_ids=piece, **with_cache(cache), **last).logits
     return cache, logits[0, -1:].float()
 
 
@@ -82,5 +83,5 @@ def _replay(
     cache, rows = deepcopy(start[0]), [start[1]]
     for piece in ids[:, prompt:-1].split(chunk, dim=-1):
         if piece.shape[1]:
-            rows.append(model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0].float())
+            rows.append(model(input_ids=piece, **with_cache(cache)).logits[0].float())
     return torch.cat(rows)

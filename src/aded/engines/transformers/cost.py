@@ -15,6 +15,7 @@ from aded.budget.cost import MAX_DRAFT_TOKENS, CostCurve
 from aded.engines.base.cost_files import kept_curve, processor
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import grouped_attention, implementation
+from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.forward import SIZES, ForwardRunner
 from aded.engines.transformers.linear import fast_linear
 from aded.files import digest
@@ -77,7 +78,7 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
     with fast_linear(model), grouped_attention(model):
         if runner.fixed:
             kv.widen(past)
-        model(input_ids=prompt, past_key_values=past, use_cache=True)
+        model(input_ids=prompt, **with_cache(past))
         kv.check(past)
         runner.begin(past)
         per_entry = (0.0, 0.0)

@@ -16,6 +16,7 @@ from aded.batch import Limits, Outcomes
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, library_attention, verifies_trees
+from aded.engines.transformers.compat import CACHE, cache_of
 from aded.engines.transformers.exactness import Exactness
 from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.linear import library_linear
@@ -144,7 +145,7 @@ class TransformersEngine:
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
         self._stopping = Stopping(criteria)
         self._windows, self._trees = attention_windows(model), verifies_trees(model)
-        kv.check(model_kwargs.get("past_key_values"))
+        kv.check(model_kwargs.get(CACHE))
         returns = generation_config.return_dict_in_generate
         self.scores: list[torch.Tensor] | None = [] if returns and generation_config.output_scores else None
         self.logits: list[torch.Tensor] | None = [] if returns and generation_config.output_logits else None
@@ -170,7 +171,7 @@ class TransformersEngine:
 
     @property
     def cache(self) -> Any:
-        return self.kwargs["past_key_values"]
+        return self.kwargs[CACHE]
 
     @property
     def length(self) -> int:
@@ -224,8 +225,8 @@ class TransformersEngine:
             kv.widen(self.cache)
         with library_linear(), library_attention():
             outputs = self.model._prefill(self._buffer[:, : self._prompt], self._prefill_config(), self.kwargs)
-        if outputs.get("past_key_values") is not None:
-            self.kwargs["past_key_values"] = outputs.past_key_values
+        if (cache := cache_of(outputs)) is not None:
+            self.kwargs[CACHE] = cache
         kv.check(self.cache)
         self.runner.begin(self.cache)
         self._position = positions[..., -1:] if (positions := self.kwargs.get("position_ids")) is not None else None

@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, grouped_attention, verifies_trees
+from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.linear import fast_linear
 from aded.tree import DraftTree
 
@@ -57,7 +58,7 @@ def _probe(model: Any) -> Exactness:
     ids = torch.randint(config.vocab_size, (1, _PROMPT + _PATH), generator=random)
     prompt, path = ids[:, :_PROMPT], ids[:, _PROMPT:]
     past = DynamicCache(config=config)
-    model(input_ids=prompt, past_key_values=past, use_cache=True)
+    model(input_ids=prompt, **with_cache(past))
     kv.check(past)
     layers = [layer for layer in cast("list[Any]", past.layers) if layer.is_initialized]
     if all(type(layer) is DynamicLayer for layer in layers):
@@ -76,16 +77,14 @@ def _probe(model: Any) -> Exactness:
 
 def _one_by_one(model: Any, cache: DynamicCache, path: torch.Tensor) -> torch.Tensor:
     """Logits (n, vocabulary) after each token of a path, each in a pass of its own."""
-    return torch.cat(
-        [model(input_ids=token, past_key_values=cache, use_cache=True).logits[0] for token in path.split(1, dim=-1)]
-    )
+    return torch.cat([model(input_ids=token, **with_cache(cache)).logits[0] for token in path.split(1, dim=-1)])
 
 
 def _in_a_tree(model: Any, cache: DynamicCache, path: torch.Tensor) -> torch.Tensor:
     """The same in one pass: the first token is the root, each other stands behind its siblings."""
     kv.prepare(cache)
     start, tokens = int(cache.get_seq_length()), path[0].tolist()
-    inputs: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+    inputs: dict[str, Any] = with_cache(cache)
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
     others = range(1, min(_OTHERS, vocabulary - 1) + 1)
     if not verifies_trees(model):

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, grouped_attention, new_pass
+from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.linear import fast_linear
 from aded.tree import DraftTree
 
@@ -58,7 +59,7 @@ class ForwardRunner:
     def blank(self, cache: Cache, count: int) -> Any:
         """A pass over `count` tokens that mean nothing, one after the other."""
         ids = torch.ones(1, count, dtype=torch.long, device=self._model.device)
-        return self.run({"input_ids": ids, "past_key_values": cache, "use_cache": True})
+        return self.run({"input_ids": ids, **with_cache(cache)})
 
     def end(self, cache: Cache) -> None:
         """Leave the cache as the library knows it."""
@@ -120,9 +121,9 @@ class _StaticCachePool:
         self._taken = []
 
     def _find(self, size: int, like: list[Any]) -> list[StaticLayer]:
-        shapes = [(size, layer.dtype, layer.device) for layer in like]
+        shapes = [(size, layer.keys.dtype, layer.device) for layer in like]
         for kept in list(self._spare):
-            if [(x.max_cache_len, x.dtype, x.device) for x in kept] == shapes:
+            if [(x.max_cache_len, cast("torch.Tensor", x.keys).dtype, x.device) for x in kept] == shapes:
                 try:
                     self._spare.remove(kept)
                 except ValueError:  # another thread was faster
@@ -190,8 +191,7 @@ class CompiledRunner(ForwardRunner):
                     model, attention_windows(model), cache, [DraftTree.chain(range(count - 1))], tokens
                 ),
                 "position_ids": torch.arange(start, start + tokens, device=model.device)[None],
-                "past_key_values": cache,
-                "use_cache": True,
+                **with_cache(cache),
             }
         )
 
