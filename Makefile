@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clean
+.PHONY: demo test test-older lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -13,6 +13,16 @@ demo: setup
 
 test: lint types
 	$(BIN)/python -m pytest
+
+# The oldest transformers that is supported, beside the one that is installed.
+OLDER := $(VENV)/older
+
+test-older: $(OLDER)
+	PYTHONPATH=$(OLDER) $(BIN)/python -m pytest tests/engines/transformers/test_compat.py tests/engines/transformers/test_generate.py \
+		tests/engines/transformers/test_batch.py
+
+$(OLDER): $(READY)
+	$(PIP) --no-deps --target $@ transformers==5.23.0
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks

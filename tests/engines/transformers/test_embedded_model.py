@@ -68,11 +68,11 @@ def test_a_seeded_sample_is_the_same(embedded, seed: int) -> None:
     assert 0 < stats.accepted < stats.drafted
 
 
-def test_twenty_benchmark_prompts_give_the_models_own_output(embedded) -> None:
+def test_ten_benchmark_prompts_give_the_models_own_output(embedded) -> None:
     """By induction: each token is the best after those before it. One plain pass over them all says so."""
     model, tokenizer = embedded
-    questions = [json.loads(line) for line in paths.PROMPTS.read_text().splitlines()][:20]
-    assert len(questions) == 20
+    questions = [json.loads(line) for line in paths.PROMPTS.read_text().splitlines()][:10]
+    assert len(questions) == 10
     stats = aded.Stats()
     common = {
         "custom_generate": aded.generate,
