@@ -226,6 +226,39 @@ def test_statistics_of_several_calls_add_up(model: Any) -> None:
     assert stats.total_s >= stats.verify_s + stats.draft_s + stats.learn_s
 
 
+OPTIONS: dict[str, Any] = {"max_new_tokens": 20, "pad_token_id": 0, "do_sample": False}
+
+
+def test_an_accelerated_model_takes_settings_for_one_call() -> None:
+    model = build("llama")
+    plain = model.generate(PROMPT, **OPTIONS)
+    undo = aded.accelerate(model, drafter="none")
+    stats = aded.Stats()
+    oracle = Oracle(plain[0, PROMPT.shape[1] :].tolist())
+    ours = model.generate(PROMPT, **OPTIONS, drafter=oracle, max_draft_tokens=4, stats=stats)
+    assert torch.equal(ours, plain)
+    assert stats.tokens == plain.shape[1] - PROMPT.shape[1]
+    assert 0 < stats.accepted < stats.drafted
+    again = aded.Stats()
+    assert torch.equal(model.generate(PROMPT, **OPTIONS, stats=again), plain)
+    assert (again.tokens, again.drafted) == (stats.tokens, 0)
+    with pytest.raises(ValueError, match="statts"):
+        model.generate(PROMPT, **OPTIONS, statts=stats)
+    with pytest.warns(UserWarning, match="decoding plainly: beam search"):
+        beams = model.generate(PROMPT, **OPTIONS, num_beams=2, on_unsupported="fallback", stats=stats)
+    undo()
+    assert torch.equal(beams, model.generate(PROMPT, **OPTIONS, num_beams=2))
+
+
+def test_an_accelerated_models_own_prompt_lookup_goes_its_own_way() -> None:
+    model = build("llama")
+    plain = model.generate(PROMPT, **OPTIONS)
+    aded.accelerate(model)
+    with pytest.warns(UserWarning, match="decodes without ADED"):
+        looked_up = model.generate(PROMPT, **OPTIONS, prompt_lookup_num_tokens=3, stats=aded.Stats())
+    assert torch.equal(looked_up, plain)
+
+
 def test_wrong_arguments_say_what_to_do(model: Any) -> None:
     with pytest.raises(aded.UnknownDrafterError, match="choose one of"):
         model.generate(PROMPT, custom_generate=aded.generate, drafter="nothing")

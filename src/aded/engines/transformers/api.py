@@ -69,6 +69,14 @@ class _NoStreamer:
 
 _NO_STREAMER = _NoStreamer()
 
+_SETTINGS = {
+    "drafter",
+    "max_draft_tokens",
+    "compile",
+    "stats",
+    "on_unsupported",
+}  # of a call that `generate` must not refuse
+
 
 @torch.no_grad()
 def _decode(
@@ -166,7 +174,7 @@ def generate(
         mode = generation_config.get_generation_mode()
         plain = getattr(_plain_class(model), GENERATION_MODES_MAPPING[mode])
         model_kwargs |= {"logits_processor": processors, "stopping_criteria": criteria}
-        if streamer is not None:
+        if streamer not in (None, _NO_STREAMER):
             model_kwargs["streamer"] = streamer
         return plain(model, input_ids, generation_config=generation_config, **model_kwargs)
     runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
@@ -235,6 +243,10 @@ def _plain_class(model: Any) -> type:
     return getattr(type(model), "_aded_plain_class", type(model))
 
 
+def _without_ours(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name not in _SETTINGS}
+
+
 def accelerate(
     model: Any,
     *,
@@ -248,7 +260,9 @@ def accelerate(
 
     The model's class becomes a subclass of itself (same name) whose decoding methods are ours, so that everything
     `generate` prepares, a streamer and stop strings included, is what it always was. Accelerating
-    again replaces the settings. `nodes` is the old name of `max_draft_tokens`.
+    again replaces the settings; `model.generate(..., stats=stats)` fills a `Stats`, and takes other settings for one
+    call in the same way. transformers' own assistants and prompt lookup go their own way, with a warning. `nodes` is
+    the old name of `max_draft_tokens`.
     """
     if not isinstance(model, GenerationMixin):
         name = type(model).__name__
@@ -262,8 +276,16 @@ def accelerate(
     def method(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         return generate(self, input_ids, **options | kwargs)
 
+    def assisted(self: Any, *arguments: Any, **kwargs: Any) -> Any:
+        warnings.warn("an assistant or prompt lookup was asked for: this call decodes without ADED", stacklevel=3)
+        return plain._assisted_decoding(self, *arguments, **_without_ours(kwargs))
+
+    def validate(self: Any, model_kwargs: dict[str, Any]) -> None:
+        plain._validate_model_kwargs(self, _without_ours(model_kwargs))
+
     same = {name: getattr(plain, name) for name in ("__module__", "__doc__", "__qualname__")}
-    namespace = {"_sample": method, "_beam_search": method, "_aded_plain_class": plain, **same}
+    namespace = {"_sample": method, "_beam_search": method, "_assisted_decoding": assisted, **same}
+    namespace |= {"_validate_model_kwargs": validate, "_aded_plain_class": plain}
     model.__class__ = type(plain.__name__, (plain,), namespace)
     return lambda: restore(model)
 
