@@ -165,3 +165,12 @@ def test_what_a_sequence_that_ended_had_drafted_says_nothing() -> None:
     assert nodes.draft.tolist() == [1, 1, 1]
     assert accepted.tolist() == [True, False, False]
     assert outcomes.emitted.tolist() == [2, 2]
+
+
+def test_chains_end_before_the_first_id_that_the_target_does_not_know() -> None:
+    chains = Chains(
+        np.array([[3, 9, 4], [9, 3, 4], [3, 4, 9]], np.int32),
+        np.array([[0.9, 0.8, 0.7]] * 2 + [[0.9, 0.8, 0]], np.float32),
+    )
+    assert chains.within(10) is chains
+    assert chains.within(9).lengths.tolist() == [1, 0, 2]

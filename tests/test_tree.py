@@ -73,3 +73,11 @@ def test_a_chain_has_one_path() -> None:
 def test_arrays_that_are_no_tree_are_refused(tokens, parents, log_probs) -> None:
     with pytest.raises(DraftTreeError):
         DraftTree.build(tokens, parents, log_probs)
+
+
+def test_within_leaves_out_unknown_ids_and_all_below_them() -> None:
+    tree = DraftTree.build([3, 50, 4, 60, 5], [-1, -1, 1, 0, 0])
+    assert tree.within(50).tokens.tolist() == [3, 5]
+    assert tree.within(60).tokens.tolist() == [3, 50, 4, 5]
+    assert DraftTree.build([3, 4], [-1, 0]).within(5).tokens.tolist() == [3, 4]
+    assert len(DraftTree.empty().within(1)) == 0

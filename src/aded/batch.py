@@ -29,12 +29,15 @@ class Limits:
         nodes: most nodes of one draft.
         paths: most leaves of one draft; None: any number.
         trees: whether siblings can be verified; chains otherwise.
+        vocabulary: tokens that the target can take in: ids below this; None: it is not known. A prompt may hold others,
+            where pictures stand, and a drafter may have learned from a model that knows more.
     """
 
     depth: Sequence[int] | NDArray[np.int64]
     nodes: int = 64
     paths: int | None = None
     trees: bool = True
+    vocabulary: int | None = None
 
 
 class Nodes(NamedTuple):
@@ -180,6 +183,14 @@ class Chains:
     def nodes(self) -> Nodes:
         """All tokens."""
         return Nodes(*chains.flatten(self.paths))
+
+    def within(self, vocabulary: int) -> Chains:
+        """The chains up to their first id that is not below `vocabulary`."""
+        outside = (self.ids >= vocabulary) & (self.paths > 0)
+        if not outside.any():
+            return self
+        paths = np.where(np.logical_or.accumulate(outside, axis=1), np.float32(0.0), self.paths)
+        return Chains(self.ids, paths)
 
     def keep(self, kept: NDArray[np.bool_]) -> Chains:
         """The chains of the kept tokens."""

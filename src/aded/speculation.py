@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.batch import Drafts, Limits, Outcomes, StepOutcomes, Trees
+from aded.batch import Chains, Drafts, Limits, Outcomes, StepOutcomes, Trees
 from aded.budget import Budget, Pass
 from aded.drafters.base import Drafter, open_slots
 from aded.stats import Stats, Timer
@@ -86,6 +86,8 @@ class Speculator:
             drafts = self._drafts.draft(active, cap, limits, self.budget.threshold)
             if isinstance(drafts, Trees):
                 drafts = Trees([_within(tree, depth, limits) for tree, depth in zip(drafts, limits.depth, strict=True)])
+            elif isinstance(drafts, Chains) and limits.vocabulary is not None:
+                drafts = drafts.within(limits.vocabulary)
             drafts = self.budget.choose(active, drafts, self._emitted[active])
         else:
             drafts = Trees([DraftTree.empty()] * len(active))
@@ -171,6 +173,8 @@ def _run(calls: list[Callable[[], None]]) -> None:
 
 def _within(tree: DraftTree, depth: int, limits: Limits) -> DraftTree:
     """The part of a tree that an engine can verify."""
+    if limits.vocabulary is not None:
+        tree = tree.within(limits.vocabulary)
     tree = tree.limit(nodes=limits.nodes, depth=int(depth))
     if not limits.trees:
         return tree.best_chain()

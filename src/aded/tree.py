@@ -158,6 +158,16 @@ class DraftTree:
             keep[order[: max(nodes, 0)]] = True
         return self if keep.all() else self.select(keep)
 
+    def within(self, vocabulary: int) -> DraftTree:
+        """The part whose tokens are ids below `vocabulary`."""
+        keep = self.tokens < vocabulary
+        if keep.all():
+            return self
+        for node, parent in enumerate(self.parents.tolist()):
+            if parent >= 0 and not keep[parent]:
+                keep[node] = False
+        return self.select(keep)
+
     def prune(self, paths: int) -> DraftTree:
         """The part with at most `paths` leaves; nodes that come first are preferred."""
         parents, keep = self.parents.tolist(), np.ones(len(self), np.bool_)

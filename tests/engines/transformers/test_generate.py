@@ -259,6 +259,22 @@ def test_an_accelerated_models_own_prompt_lookup_goes_its_own_way() -> None:
     assert torch.equal(looked_up, plain)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("how", ["adaptive", "paper", "prompt-lookup"])
+def test_no_draft_holds_a_token_that_the_target_does_not_know(how: str, rows: int) -> None:
+    """What a drafter learned from a model with more tokens, or from a prompt whose pictures have ids of their own."""
+    larger, model = build("llama", vocab_size=400), build("llama")
+    known = model.config.vocab_size
+    ids = torch.tensor([[5, 6, known + 2, 7, 5, 6, known + 2, 7, 5, 6]] * rows)
+    drafter, stats = aded.create_drafter(how), aded.Stats()
+    ours = {"custom_generate": aded.generate, "drafter": drafter, "max_draft_tokens": 16, "stats": stats}
+    for _ in range(2):
+        larger.generate(ids, **OPTIONS, **ours)
+    assert stats.drafted > 0
+    prompt = torch.where(ids < known, ids, 6)
+    assert torch.equal(model.generate(prompt, **OPTIONS, **ours), model.generate(prompt, **OPTIONS))
+
+
 def test_wrong_arguments_say_what_to_do(model: Any) -> None:
     with pytest.raises(aded.UnknownDrafterError, match="choose one of"):
         model.generate(PROMPT, custom_generate=aded.generate, drafter="nothing")

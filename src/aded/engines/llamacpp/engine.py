@@ -112,7 +112,8 @@ class LlamaEngine:
     def limits(self, slots: Sequence[int]) -> Limits:
         """What the context has sequences and room for."""
         llama = self._llama
-        return Limits([llama.n_ctx() - self.length], nodes=llama.n_batch - 1, paths=PATHS, trees=self._trees)
+        known = {"trees": self._trees, "vocabulary": llama.n_vocab()}
+        return Limits([llama.n_ctx() - self.length], nodes=llama.n_batch - 1, paths=PATHS, **known)
 
     def prefill(self, top_k: int) -> list[_Scores]:
         """Evaluate what is pending."""

@@ -145,6 +145,7 @@ class TransformersEngine:
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
         self._stopping = Stopping(criteria)
         self._windows, self._trees = attention_windows(model), verifies_trees(model)
+        self._vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
         kv.check(model_kwargs.get(CACHE))
         returns = generation_config.return_dict_in_generate
         self.scores: list[torch.Tensor] | None = [] if returns and generation_config.output_scores else None
@@ -217,7 +218,8 @@ class TransformersEngine:
         """A path of d drafted tokens emits d + 1, and a static cache has only so many entries left."""
         left = kv.room(self.cache)
         nodes = MAX_DRAFT_TOKENS if left is None else min(left - 1, MAX_DRAFT_TOKENS)
-        return Limits([self.room - self._lengths[slot] - 1 for slot in slots], nodes=nodes, trees=self._trees)
+        depth = [self.room - self._lengths[slot] - 1 for slot in slots]
+        return Limits(depth, nodes=nodes, trees=self._trees, vocabulary=self._vocabulary)
 
     def prefill(self, top_k: int) -> list[_Scores]:
         """Run the prompts, by the model's own prefill."""
