@@ -38,6 +38,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3", {**SMALL, **HEAD, "num_hidden_layers": 6, "sliding_window": 8, "query_pre_attn_scalar": 8}),
     "phi": ("Phi", SMALL),
     "phi3": ("Phi3", SMALL),
+    "gpt": ("OpenAIGPT", {**GPT2, "eos_token_id": 39, "pad_token_id": 0}),
     "gpt2": ("GPT2", {**GPT2, **ENDS}),
     "gptj": ("GPTJ", {**GPT2, **ENDS, "rotary_dim": 4}),
     "gpt-neox": ("GPTNeoX", SMALL),

@@ -9,9 +9,11 @@ import torch
 import transformers as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.cache_utils import DynamicCache, StaticCache
 
 import aded
-from aded.engines.transformers.compat import CACHE, cache_of
+from aded.engines.transformers import cache as kv
+from aded.engines.transformers.compat import CACHE, cache_of, with_cache
 from aded.engines.transformers.engine import top_k
 from support.models import PROMPT, build
 from support.oracle import Chain, Oracle, Uneven
@@ -273,6 +275,38 @@ def test_no_draft_holds_a_token_that_the_target_does_not_know(how: str, rows: in
     assert stats.drafted > 0
     prompt = torch.where(ids < known, ids, 6)
     assert torch.equal(model.generate(prompt, **OPTIONS, **ours), model.generate(prompt, **OPTIONS))
+
+
+@pytest.mark.parametrize("most", ["auto", 4])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_model_that_keeps_no_entries_is_refused_or_decoded_plainly(most: Any, rows: int) -> None:
+    model, ids = build("gpt"), PROMPT.repeat(rows, 1)
+    plain = model.generate(ids, **OPTIONS)
+    ours = {"custom_generate": aded.generate, "max_draft_tokens": most}
+    with pytest.raises(aded.UnsupportedError, match="cache holds 0 entries"):
+        model.generate(ids, **OPTIONS, **ours)
+    seen = Recorder()
+    more = {"streamer": seen} if rows == 1 else {}
+    with pytest.warns(UserWarning, match="decoding plainly: after a prompt of"):
+        assert torch.equal(model.generate(ids, **OPTIONS, **more, **ours, on_unsupported="fallback"), plain)
+    assert rows == 2 or seen.seen == plain[0].tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("held", [0, 6])
+@pytest.mark.parametrize("kind", ["growing", "static"])
+def test_a_cache_can_be_taken_back_to_what_it_held(kind: str, held: int) -> None:
+    model, ids = build("llama"), torch.arange(1, 15)[None]
+    cache = DynamicCache(config=model.config)
+    if kind == "static":
+        cache = StaticCache(config=model.config, max_cache_len=40)
+    if held:
+        model(input_ids=ids[:, :held], **with_cache(cache))
+    model(input_ids=torch.full((1, 9), 3), **with_cache(cache))
+    cache = kv.rewound(cache, held, model)
+    assert cache.get_seq_length() == held
+    rest = model(input_ids=ids[:, held:], **with_cache(cache)).logits
+    assert torch.allclose(rest, model(input_ids=ids).logits[:, held:], atol=1e-5)
 
 
 def test_wrong_arguments_say_what_to_do(model: Any) -> None:

@@ -69,13 +69,8 @@ class _NoStreamer:
 
 _NO_STREAMER = _NoStreamer()
 
-_SETTINGS = {
-    "drafter",
-    "max_draft_tokens",
-    "compile",
-    "stats",
-    "on_unsupported",
-}  # of a call that `generate` must not refuse
+# Of a call; `generate` must not refuse them.
+_SETTINGS = {"drafter", "max_draft_tokens", "compile", "stats", "on_unsupported"}
 
 
 @torch.no_grad()
@@ -165,26 +160,36 @@ def generate(
     processors = LogitsProcessorList() if logits_processor is None else logits_processor
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
+    held, begun = _entries(model_kwargs), False
     try:
         _refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
+        runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
+        exact: Exactness = "rounding" if compile else exactness(model)
+        with fast_linear(model), grouped_attention(model):
+            given = (model, input_ids, generation_config, processors, criteria, dict(model_kwargs), runner, exact)
+            engine = TransformersEngine(*given)
+            if stats is not None:
+                stats.exact = engine.exact
+            begun = True
+            return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
     except UnsupportedError as error:
         if on_unsupported == "raise":
             raise
         warnings.warn(f"decoding plainly: {error}", stacklevel=2)
-        mode = generation_config.get_generation_mode()
-        plain = getattr(_plain_class(model), GENERATION_MODES_MAPPING[mode])
-        model_kwargs |= {"logits_processor": processors, "stopping_criteria": criteria}
-        if streamer not in (None, _NO_STREAMER):
-            model_kwargs["streamer"] = streamer
-        return plain(model, input_ids, generation_config=generation_config, **model_kwargs)
-    runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
-    exact: Exactness = "rounding" if compile else exactness(model)
-    with fast_linear(model), grouped_attention(model):
-        given = (model, input_ids, generation_config, processors, criteria, model_kwargs, runner, exact)
-        engine = TransformersEngine(*given)
-        if stats is not None:
-            stats.exact = engine.exact
-        return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
+    if begun:  # the prompt was taken in before it was found out
+        model_kwargs[CACHE] = kv.rewound(model_kwargs[CACHE], held, model)
+    mode = generation_config.get_generation_mode()
+    plain = getattr(_plain_class(model), GENERATION_MODES_MAPPING[mode])
+    model_kwargs |= {"logits_processor": processors, "stopping_criteria": criteria}
+    if streamer not in (None, _NO_STREAMER):
+        model_kwargs["streamer"] = streamer
+    return plain(model, input_ids, generation_config=generation_config, **model_kwargs)
+
+
+def _entries(kwargs: dict[str, Any]) -> int:
+    """What a call's cache holds."""
+    cache = kwargs.get(CACHE)
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _refuse(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
@@ -90,6 +90,28 @@ def check(cache: Cache | None) -> None:
                 f"this model keeps its state in a {type(layer).__name__}, which cannot drop rejected drafts "
                 "(recurrent, hybrid, quantized and rolling static caches cannot); decode it without ADED"
             )
+
+
+def check_filled(cache: Cache, tokens: int) -> None:
+    """After a prompt of so many tokens: refuse a model that keeps no entry for each, or others besides."""
+    entries = int(cache.get_seq_length()) if _layers(cache) else 0
+    if entries != tokens:
+        raise UnsupportedError(
+            f"after a prompt of {tokens} tokens this model's cache holds {entries} entries, so no draft can be placed "
+            "behind it; decode it without ADED"
+        )
+
+
+def rewound(cache: Cache, entries: int, model: Any) -> Cache:
+    """A cache as it was when it held so many entries."""
+    if room(cache) is not None:
+        for layer in _layers(cache):
+            layer.cumulative_length.fill_(entries)
+    elif entries:
+        cache.crop(entries - int(cache.get_seq_length()))
+    else:
+        return DynamicCache(config=model.config.get_text_config(decoder=True))
+    return cache
 
 
 def slides(cache: Cache | None) -> bool:

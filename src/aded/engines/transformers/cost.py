@@ -80,6 +80,7 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
             kv.widen(past)
         model(input_ids=prompt, **with_cache(past))
         kv.check(past)
+        kv.check_filled(past, length)
         runner.begin(past)
         per_entry = (0.0, 0.0)
         if runner.fixed:

@@ -230,6 +230,8 @@ class TransformersEngine:
         if (cache := cache_of(outputs)) is not None:
             self.kwargs[CACHE] = cache
         kv.check(self.cache)
+        embedded = self.kwargs.get("inputs_embeds")
+        kv.check_filled(self.cache, self._prompt if embedded is None else embedded.shape[1])
         self.runner.begin(self.cache)
         self._position = positions[..., -1:] if (positions := self.kwargs.get("position_ids")) is not None else None
         self._padding = None if self._mask is None or bool(self._mask.all()) else self._mask.bool()
