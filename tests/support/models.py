@@ -38,7 +38,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("Gemma3", {**SMALL, **HEAD, "num_hidden_layers": 6, "sliding_window": 8, "query_pre_attn_scalar": 8}),
     "phi": ("Phi", SMALL),
     "phi3": ("Phi3", SMALL),
-    "gpt": ("OpenAIGPT", {**GPT2, "eos_token_id": 39, "pad_token_id": 0}),
     "gpt2": ("GPT2", {**GPT2, **ENDS}),
     "gptj": ("GPTJ", {**GPT2, **ENDS, "rotary_dim": 4}),
     "gpt-neox": ("GPTNeoX", SMALL),
@@ -67,8 +66,14 @@ CHAINS_ONLY = ("falcon-alibi", "bloom", "mpt")
 PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]])
 
 
+# Decoded plainly, or refused.
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt": ("OpenAIGPT", {**GPT2, "eos_token_id": 39, "pad_token_id": 0}),
+}
+
+
 def build(family: str, **changes: Any) -> Any:
-    prefix, options = FAMILIES[family]
+    prefix, options = FAMILIES.get(family) or REFUSED[family]
     config_class = getattr(tf, "Gemma3TextConfig" if family == "gemma3" else f"{prefix}Config")
     config = config_class(**{**options, **changes})
     torch.manual_seed(0)
