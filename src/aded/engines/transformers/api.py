@@ -160,7 +160,7 @@ def generate(
     processors = LogitsProcessorList() if logits_processor is None else logits_processor
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
-    held, begun = _entries(model_kwargs), False
+    held: int | None = None  # entries of the cache before the prompt was taken in
     try:
         _refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
         runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
@@ -170,13 +170,13 @@ def generate(
             engine = TransformersEngine(*given)
             if stats is not None:
                 stats.exact = engine.exact
-            begun = True
+            held = int(model_kwargs[CACHE].get_seq_length())
             return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
     except UnsupportedError as error:
         if on_unsupported == "raise":
             raise
         warnings.warn(f"decoding plainly: {error}", stacklevel=2)
-    if begun:  # the prompt was taken in before it was found out
+    if held is not None:
         model_kwargs[CACHE] = kv.rewound(model_kwargs[CACHE], held, model)
     mode = generation_config.get_generation_mode()
     plain = getattr(_plain_class(model), GENERATION_MODES_MAPPING[mode])
@@ -184,12 +184,6 @@ def generate(
     if streamer not in (None, _NO_STREAMER):
         model_kwargs["streamer"] = streamer
     return plain(model, input_ids, generation_config=generation_config, **model_kwargs)
-
-
-def _entries(kwargs: dict[str, Any]) -> int:
-    """What a call's cache holds."""
-    cache = kwargs.get(CACHE)
-    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _refuse(
