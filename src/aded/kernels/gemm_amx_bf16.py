@@ -28,7 +28,7 @@ STEP = 32  # inputs that one instruction takes
 _ROW = 64  # bytes of a tile's row
 _CONFIG = 64  # bytes that say what tiles are
 
-# Eight tiles: sums of (tokens, features) 0 to 3, inputs 4 and 5, weights 6 and 7.
+# Eight tiles: sums (by half of the tokens, then of the features) 0 to 3, inputs 4 and 5, weights 6 and 7.
 _SUMS, _INPUTS, _WEIGHTS = ((0, 1), (2, 3)), (4, 5), (6, 7)
 
 
@@ -49,7 +49,7 @@ def _at(builder, address):
 
 
 @compile_time
-def _configure(typing_context, config):
+def _load_config(typing_context, config):
     """Shape the tiles as 64 bytes at an address say."""
 
     def generate(context, builder, signature, arguments):
@@ -108,13 +108,14 @@ _one, _two = _product(1), _product(2)
 
 
 @jit
-def _configure_all(config):
+def _configure(config):
+    """Make all tiles whole."""
     config[:] = 0
     config[0] = 1  # the palette
     for tile in range(8):
         config[16 + 2 * tile] = _ROW
         config[48 + tile] = _ROWS
-    _configure(config.ctypes.data)
+    _load_config(config.ctypes.data)
 
 
 def share(arguments):
@@ -132,7 +133,7 @@ def share(arguments):
     pairs = np.empty((2, k // 2, LANES), np.float32)
     half, address = k // 2 * _ROW, pairs.ctypes.data
     blocks = (n + FEATURES - 1) // FEATURES
-    _configure_all(config)
+    _configure(config)
     for token in range(0, m, TOKENS):
         tokens = min(np.int64(TOKENS), m - token)
         for i in range(0, tokens, _ROWS):

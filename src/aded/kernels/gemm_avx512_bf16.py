@@ -1,10 +1,11 @@
 """bfloat16 matrix products for a few tokens, on CPUs that multiply bfloat16 pairs in one instruction (AVX-512 BF16).
 
-A verification step is a handful of tokens: it takes as long as reading the weights does, if they lie in the order they
-are needed in and each is read once for all tokens. The matrix library's kernels are made for hundreds of tokens and
-take twice that time. What this kernel gives for a token does not depend on how many others are computed with it, and is
-what the library (oneDNN, as torch calls it) gives for a token alone, bit for bit: inputs are summed in blocks of 512,
-each from zero, the blocks' sums are added in order, then the bias.
+A verification step is a handful of tokens: it takes as long as reading the weights does, if each is read once for all
+tokens. The matrix library's kernels are made for hundreds of tokens and take twice that time. Here a small part of the
+weights is put in the order of a tile while the next part is fetched. What this kernel gives for a token does not depend
+on how many others are computed with it, and is what the library (oneDNN, as torch calls it) gives for a token alone,
+bit for bit: inputs are summed in blocks (of 512, as far as is known), each from zero, the blocks' sums are added in
+order, then the bias.
 """
 
 from __future__ import annotations
@@ -12,12 +13,27 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 
 from aded.kernels.jit import jit
 from aded.kernels.openmp import call, compile_time
-from aded.kernels.vectors import AHEAD, FLOATS, I32, I64, INTS, LANES, dot, every, finish, load, loop, store, turn_ahead
+from aded.kernels.vectors import (
+    AHEAD,
+    FLOATS,
+    I32,
+    I64,
+    INTS,
+    LANES,
+    ZERO,
+    cases,
+    dot,
+    every,
+    finish,
+    load,
+    loop,
+    store,
+    turn_ahead,
+)
 
 _REGISTERS = 3  # registers of sums for each token
 TOKENS = 8  # of a tile: 8 x 3 sums, 3 of weights and one of inputs: 28 of the 32 registers
@@ -26,22 +42,19 @@ STEP = 2 * LANES  # inputs whose weights are put in order at once
 _PART = AHEAD // 2  # inputs whose weights are in order at a time; the next are fetched meanwhile
 
 
-def _tile(tokens: int) -> Any:
-    """Add the products of `tokens` tokens with one block of features over some inputs, all sums in registers."""
+@compile_time
+def _tile(typing_context, tokens, x, x_stride, weight, pairs, sums, begin):
+    def generate(context, builder, signature, arguments):
+        tokens, x, x_stride, weight, pairs, sums, begin = arguments
+        begins = builder.icmp_signed("!=", begin, I64(0))
 
-    @compile_time
-    def tile(typing_context, x, x_stride, weight, pairs, sums, begin):
-        # weight: pairs of inputs (pairs, FEATURES). sums: float32 (tokens, FEATURES), taken as 0 where `begin` is not.
-        def generate(context, builder, signature, arguments):
-            x, x_stride, weight, pairs, sums, begin = arguments
+        def behind(address, bytes, times=1):
+            return builder.add(address, builder.mul(bytes, I64(times)))
 
-            def behind(address, bytes, times=1):
-                return builder.add(address, builder.mul(bytes, I64(times)))
-
+        def write(tokens):
             inputs = [behind(x, x_stride, i) for i in range(tokens)]
             places = [behind(sums, I64(4 * LANES), i) for i in range(tokens * _REGISTERS)]
-            zero, begins = ir.Constant(FLOATS, [0.0] * LANES), builder.icmp_signed("!=", begin, I64(0))
-            starts = [builder.select(begins, zero, load(builder, place, FLOATS, 4)) for place in places]
+            starts = [builder.select(begins, ZERO, load(builder, place, FLOATS, 4)) for place in places]
             pair, before, close = loop(builder, pairs, starts)
             block = behind(weight, pair, 4 * FEATURES)
             weights = [load(builder, behind(block, I64(4 * LANES), r), INTS, 4) for r in range(_REGISTERS)]
@@ -52,34 +65,20 @@ def _tile(tokens: int) -> Any:
             close(added)
             for place, result in zip(places, added, strict=True):
                 store(builder, result, place)
-            return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 6), generate
+        cases(builder, tokens, TOKENS, write)
+        return context.get_dummy_value()
 
-    return tile
-
-
-_tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6, _tile_7, _tile_8 = map(_tile, range(1, TOKENS + 1))
+    return types.void(*[types.int64] * 7), generate
 
 
 @jit
-def _any_tile(tokens, x, x_stride, weight, pairs, sums, begin):
-    if tokens == 8:
-        _tile_8(x, x_stride, weight, pairs, sums, begin)
-    elif tokens == 7:
-        _tile_7(x, x_stride, weight, pairs, sums, begin)
-    elif tokens == 6:
-        _tile_6(x, x_stride, weight, pairs, sums, begin)
-    elif tokens == 5:
-        _tile_5(x, x_stride, weight, pairs, sums, begin)
-    elif tokens == 4:
-        _tile_4(x, x_stride, weight, pairs, sums, begin)
-    elif tokens == 3:
-        _tile_3(x, x_stride, weight, pairs, sums, begin)
-    elif tokens == 2:
-        _tile_2(x, x_stride, weight, pairs, sums, begin)
-    else:
-        _tile_1(x, x_stride, weight, pairs, sums, begin)
+def _add_products(tokens, x, x_stride, weight, pairs, sums, begin):
+    """Add the products of up to `TOKENS` tokens with one block of features over some inputs, all sums in registers.
+
+    weight: pairs of inputs (pairs, FEATURES). sums: float32 (tokens, FEATURES), taken as 0 where `begin` is not.
+    """
+    _tile(tokens, x, x_stride, weight, pairs, sums, begin)
 
 
 def share(arguments):
@@ -108,7 +107,7 @@ def share(arguments):
                 for token in range(0, m, TOKENS):
                     tokens, begin = min(np.int64(TOKENS), m - token), np.int64(part == start)
                     place, to = x + (token * k + part) * 2, sums[token:].ctypes.data
-                    _any_tile(tokens, place, k * 2, pairs.ctypes.data, count // 2, to, begin)
+                    _add_products(tokens, place, k * 2, pairs.ctypes.data, count // 2, to, begin)
             if start:
                 totals += sums
             else:

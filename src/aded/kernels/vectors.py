@@ -14,6 +14,7 @@ from numba import types
 from numba.core import cgutils
 
 from aded.kernels.openmp import compile_time
+from aded.kernels.prefetch import fetch
 
 llvm.initialize_native_asmparser()  # for the two instructions that LLVM has no portable name for
 
@@ -21,6 +22,8 @@ LANES = 16  # float32 values in a register of 512 bits
 
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 FLOATS, INTS, HALVES = (ir.VectorType(kind, LANES) for kind in (F32, I32, I16))
+
+ZERO = ir.Constant(FLOATS, [0.0] * LANES)
 
 AHEAD = 256  # bytes of a row that are fetched before they are needed
 
@@ -62,14 +65,6 @@ def intrinsic(builder, name, *values):
     suffix = f"v{LANES}f32" if kind == FLOATS else "f32"
     function = ir.FunctionType(kind, [kind] * len(values))
     return builder.call(cgutils.get_or_insert_function(builder.module, function, f"llvm.{name}.{suffix}"), values)
-
-
-def fetch(builder, address):
-    """Have the cache line of an address fetched, without waiting for it; any address will do."""
-    pointer, word = builder.inttoptr(address, I8.as_pointer()), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word])
-    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-    builder.call(prefetch, [pointer, word(0), word(3), word(1)])  # to read, to keep, data
 
 
 def dot(builder, sums, a, b):
@@ -156,6 +151,19 @@ def loop(builder, count, starts):
     return index, carried, close
 
 
+def cases(builder, count, most, write):
+    """Do what `write(n)` writes for that n from 1 to `most` which `count` is."""
+    after = builder.append_basic_block()
+    switch = builder.switch(count, after)
+    for n in range(1, most + 1):
+        block = builder.append_basic_block()
+        switch.add_case(I64(n), block)
+        builder.position_at_end(block)
+        write(n)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
 def _turn(ahead: int) -> Any:
     """Write the columns of up to 16 rows of 64 bytes as rows; the last row is read again for those after it."""
 
@@ -169,7 +177,7 @@ def _turn(ahead: int) -> Any:
                 place = builder.add(source, builder.mul(stride, row))
                 rows.append(load(builder, place, FLOATS, 2))
                 if ahead:
-                    fetch(builder, builder.add(place, I64(ahead)))
+                    fetch(builder, builder.inttoptr(builder.add(place, I64(ahead)), I8.as_pointer()))
             for i, row in enumerate(turned(builder, rows)):
                 store(builder, row, builder.add(target, builder.mul(target_stride, I64(i))))
             return context.get_dummy_value()

@@ -6,22 +6,21 @@ are added in groups of eight keys, each group a sum from zero.
 
 from __future__ import annotations
 
-from typing import Any
-
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from aded.kernels.attention.fours import QUERIES
+from aded.kernels.attention.fours import QUERIES, value_row
 from aded.kernels.jit import jit
 from aded.kernels.openmp import compile_time
 from aded.kernels.vectors import (
     FLOATS,
-    HALVES,
     I32,
     I64,
     INTS,
     LANES,
+    ZERO,
+    cases,
     dot,
     every,
     load,
@@ -35,7 +34,6 @@ INPUTS = 2 * LANES  # that queries are padded with zeros to a multiple of
 
 _KEYS = 4  # whose scores are computed together
 _TOGETHER = 4  # queries at a time: 4 x 4 sums, 4 of keys and one of a query fit 32 registers
-_ZERO = ir.Constant(FLOATS, [0.0] * LANES)
 
 
 def _folded(builder, sums):
@@ -53,74 +51,62 @@ def _folded(builder, sums):
     return split(two, two, range(0, half, 2), range(1, half, 2))
 
 
-def _scores(queries: int) -> Any:
-    """Scores of four keys with some queries."""
+@compile_time
+def _scores(typing_context, queries, q, keys, size, scale, out, out_stride):
+    def generate(context, builder, signature, arguments):
+        queries, q, keys, size, scale, out, out_stride = arguments
+        whole = builder.udiv(size, I64(INPUTS))
+        wide = builder.mul(builder.udiv(builder.add(size, I64(INPUTS - 1)), I64(INPUTS)), I64(2 * INPUTS))
 
-    @compile_time
-    def scores(typing_context, q, keys, size, scale, out, out_stride):
-        # q: bfloat16 (queries, size padded to INPUTS). keys: int64 (4,), addresses of bfloat16 (size,).
-        # out: float32 (queries, 4).
-        def generate(context, builder, signature, arguments):
-            q, keys, size, scale, out, out_stride = arguments
+        def add(step, rows, mine, sums):
+            for i, totals in zip(mine, sums, strict=True):
+                query = load(builder, builder.add(builder.add(q, builder.mul(wide, I64(i))), step), INTS, 2)
+                for total, row in zip(totals, rows, strict=True):
+                    builder.store(dot(builder, builder.load(total), row, query), total)
+
+        def write(queries):
             places = [load(builder, builder.add(keys, I64(8 * i)), I64, 8) for i in range(_KEYS)]
-            whole = builder.udiv(size, I64(INPUTS))
-            wide = builder.mul(builder.udiv(builder.add(size, I64(INPUTS - 1)), I64(INPUTS)), I64(2 * INPUTS))
             for first in range(0, queries, _TOGETHER):
                 mine = range(first, min(first + _TOGETHER, queries))
-                sums = [[cgutils.alloca_once_value(builder, _ZERO) for _ in range(_KEYS)] for _ in mine]
-
-                def add(step, rows, mine=mine, sums=sums):
-                    for i, totals in zip(mine, sums, strict=True):
-                        at = builder.add(builder.add(q, builder.mul(wide, I64(i))), step)
-                        query = load(builder, at, INTS, 2)
-                        for total, row in zip(totals, rows, strict=True):
-                            builder.store(dot(builder, builder.load(total), row, query), total)
-
+                sums = [[cgutils.alloca_once_value(builder, ZERO) for _ in range(_KEYS)] for _ in mine]
                 with cgutils.for_range(builder, whole) as block:
                     step = builder.mul(block.index, I64(2 * INPUTS))
-                    add(step, [load(builder, builder.add(place, step), INTS, 2) for place in places])
+                    add(step, [load(builder, builder.add(place, step), INTS, 2) for place in places], mine, sums)
                 with builder.if_then(builder.icmp_signed("!=", builder.urem(size, I64(INPUTS)), I64(0))):
                     step = builder.mul(whole, I64(2 * INPUTS))
                     part = ir.VectorType(I32, LANES // 2)
                     none = ir.Constant(part, [0] * (LANES // 2))
                     rest = (load(builder, builder.add(place, step), part, 2) for place in places)
-                    add(step, [pick(builder, row, none, range(LANES)) for row in rest])
+                    add(step, [pick(builder, row, none, range(LANES)) for row in rest], mine, sums)
                 for i, totals in zip(mine, sums, strict=True):
                     x = _folded(builder, [builder.load(total) for total in totals])
-                    x = builder.fmul(x, pick(builder, every(builder, scale), _ZERO, range(_KEYS)))
+                    x = builder.fmul(x, pick(builder, every(builder, scale), ZERO, range(_KEYS)))
                     store(builder, x, builder.add(out, builder.mul(out_stride, I64(i))))
-            return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 3, types.float32, types.int64, types.int64), generate
+        cases(builder, queries, QUERIES, write)
+        return context.get_dummy_value()
 
-    return scores
+    return types.void(*[types.int64] * 4, types.float32, types.int64, types.int64), generate
 
 
-def _values(queries: int) -> Any:
-    """Add the weighted values of groups of eight keys, 16 columns of them, to some queries' sums."""
+@compile_time
+def _values(typing_context, queries, places, column, groups, weights, weights_stride, sums, sums_stride):
+    def generate(context, builder, signature, arguments):
+        queries, places, column, groups, weights, weights_stride, sums, sums_stride = arguments
 
-    @compile_time
-    def values(typing_context, places, column, groups, weights, weights_stride, sums, sums_stride):
-        # places: int64 (8 x groups,), addresses of bfloat16 rows; column: bytes from there; weights: bfloat16
-        # (queries, 8 x groups); sums: float32.
-        def generate(context, builder, signature, arguments):
-            places, column, groups, weights, weights_stride, sums, sums_stride = arguments
+        def write(queries):
             rows = [builder.add(sums, builder.mul(sums_stride, I64(i))) for i in range(queries)]
             index, added, close = loop(builder, groups, [load(builder, row, FLOATS, 4) for row in rows])
-            pairs = []
-            for i in range(0, GROUP, 2):
-                two = []
-                for j in (i, i + 1):
-                    entry = builder.add(builder.mul(index, I64(8 * GROUP)), I64(8 * j))
-                    place = builder.add(load(builder, builder.add(places, entry), I64, 8), column)
-                    two.append(builder.zext(load(builder, place, HALVES, 2), INTS))
-                shifted = builder.shl(two[1], ir.Constant(INTS, [16] * LANES))
-                pairs.append(builder.or_(two[0], shifted))
+            first = builder.mul(index, I64(GROUP))
+            halves = [value_row(builder, places, column, builder.add(first, I64(i))) for i in range(GROUP)]
+            words = [builder.zext(x, INTS) for x in halves]
+            sixteen = ir.Constant(INTS, [16] * LANES)
+            pairs = [builder.or_(words[i], builder.shl(words[i + 1], sixteen)) for i in range(0, GROUP, 2)]
             results = []
             for i in range(queries):
                 at = builder.add(weights, builder.mul(weights_stride, I64(i)))
                 at = builder.add(at, builder.mul(index, I64(2 * GROUP)))
-                total = _ZERO
+                total = ZERO
                 for j, pair in enumerate(pairs):
                     weight = every(builder, load(builder, builder.add(at, I64(4 * j)), I32, 2))
                     total = dot(builder, total, pair, weight)
@@ -128,52 +114,28 @@ def _values(queries: int) -> Any:
             close(results)
             for row, result in zip(rows, results, strict=True):
                 store(builder, result, row)
-            return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), generate
+        cases(builder, queries, QUERIES, write)
+        return context.get_dummy_value()
 
-    return values
-
-
-_s1, _s2, _s3, _s4, _s5, _s6, _s7, _s8 = map(_scores, range(1, QUERIES + 1))
-_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8 = map(_values, range(1, QUERIES + 1))
+    return types.void(*[types.int64] * 8), generate
 
 
 @jit
 def any_scores(queries, q, keys, size, scale, out, out_stride):
-    if queries == 8:
-        _s8(q, keys, size, scale, out, out_stride)
-    elif queries == 7:
-        _s7(q, keys, size, scale, out, out_stride)
-    elif queries == 6:
-        _s6(q, keys, size, scale, out, out_stride)
-    elif queries == 5:
-        _s5(q, keys, size, scale, out, out_stride)
-    elif queries == 4:
-        _s4(q, keys, size, scale, out, out_stride)
-    elif queries == 3:
-        _s3(q, keys, size, scale, out, out_stride)
-    elif queries == 2:
-        _s2(q, keys, size, scale, out, out_stride)
-    else:
-        _s1(q, keys, size, scale, out, out_stride)
+    """Scores of four keys with up to `QUERIES` queries.
+
+    q: bfloat16 (queries, size padded to `INPUTS`). keys: int64 (4,), addresses of bfloat16 (size,). out: float32
+    (queries, 4).
+    """
+    _scores(queries, q, keys, size, scale, out, out_stride)
 
 
 @jit
 def any_values(queries, places, column, groups, weights, weights_stride, sums, sums_stride):
-    if queries == 8:
-        _v8(places, column, groups, weights, weights_stride, sums, sums_stride)
-    elif queries == 7:
-        _v7(places, column, groups, weights, weights_stride, sums, sums_stride)
-    elif queries == 6:
-        _v6(places, column, groups, weights, weights_stride, sums, sums_stride)
-    elif queries == 5:
-        _v5(places, column, groups, weights, weights_stride, sums, sums_stride)
-    elif queries == 4:
-        _v4(places, column, groups, weights, weights_stride, sums, sums_stride)
-    elif queries == 3:
-        _v3(places, column, groups, weights, weights_stride, sums, sums_stride)
-    elif queries == 2:
-        _v2(places, column, groups, weights, weights_stride, sums, sums_stride)
-    else:
-        _v1(places, column, groups, weights, weights_stride, sums, sums_stride)
+    """Add the weighted values of groups of eight keys, 16 columns of them, to some queries' sums.
+
+    places: int64 (8 x groups,), addresses of bfloat16 rows; column: bytes from there; weights: bfloat16 (queries,
+    8 x groups); sums: float32.
+    """
+    _values(queries, places, column, groups, weights, weights_stride, sums, sums_stride)

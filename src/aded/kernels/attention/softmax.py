@@ -16,6 +16,7 @@ from aded.kernels.vectors import (
     I32,
     I64,
     LANES,
+    ZERO,
     every,
     exponential,
     intrinsic,
@@ -60,7 +61,7 @@ def _weigh(typing_context, scores, groups, top):
     def generate(context, builder, signature, arguments):
         scores, groups, top = arguments
         # Every second group is summed apart, as in the library.
-        index, (mine, others), close = loop(builder, groups, [ir.Constant(FLOATS, [0.0] * LANES)] * 2)
+        index, (mine, others), close = loop(builder, groups, [ZERO] * 2)
         place = builder.add(scores, builder.mul(index, I64(64)))
         weight = exponential(builder, builder.fsub(load(builder, place, FLOATS, 4), every(builder, top)))
         store(builder, rounded(builder, weight), place)

@@ -83,13 +83,7 @@ class TiledLinear:
         return torch.equal(ours.view(torch.int16), _token_by_token(x, weight, None).view(torch.int16))
 
     def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, inputs: int, x: torch.Tensor) -> torch.Tensor:
-        n, k = weight.shape
-        x = x.contiguous()
-        out = x.new_empty(*x.shape[:-1], n)
-        place = 0 if bias is None else bias.data_ptr()
-        addresses = x.data_ptr(), weight.data_ptr(), place, out.data_ptr()
-        self._run(torch.get_num_threads(), x.numel() // k, k, n, inputs, *addresses)
-        return out
+        return _product(self._run, x, weight, bias, inputs)
 
 
 class Avx512Linear(TiledLinear):
@@ -127,6 +121,19 @@ def _block(n: int, k: int) -> int:
     return k
 
 
+def _product(
+    run: Parallel, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: int
+) -> torch.Tensor:
+    """What a kernel of ours makes of x (..., k) and weights (n, k); `settings` are its own arguments."""
+    n, k = weight.shape
+    x = x.contiguous()
+    out = x.new_empty(*x.shape[:-1], n)
+    place = 0 if bias is None else bias.data_ptr()
+    addresses = x.data_ptr(), weight.data_ptr(), place, out.data_ptr()
+    run(torch.get_num_threads(), x.numel() // k, k, n, *settings, *addresses)
+    return out
+
+
 def _token_by_token(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """The library's product for each token alone."""
     if not x.numel():
@@ -149,10 +156,4 @@ class PortableLinear:
         return partial(self._forward, layer.weight, layer.bias)
 
     def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-        n, k = weight.shape
-        x = x.contiguous()
-        out = x.new_empty(*x.shape[:-1], n)
-        place = 0 if bias is None else bias.data_ptr()
-        addresses = x.data_ptr(), weight.data_ptr(), place, out.data_ptr()
-        self._run(torch.get_num_threads(), x.numel() // k, k, n, *addresses)
-        return out
+        return _product(self._run, x, weight, bias)
