@@ -20,9 +20,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from aded.cli.options import Dtype, Model, plain_table
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import grouped_attention
 from aded.engines.transformers.compat import with_cache
-from aded.engines.transformers.linear import fast_linear
+from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.loading import load
 from aded.errors import UnsupportedError
 from benchmarks.command import new_app, run
@@ -87,8 +86,7 @@ def profile_step(model: Any, tokens: int, *, ours: bool, length: int = 128, step
     parts: dict[str, list[float]] = {part: [] for part in PARTS}
     with ExitStack() as stack:
         if ours:
-            stack.enter_context(fast_linear(model))
-            stack.enter_context(grouped_attention(model))
+            stack.enter_context(our_kernels(model))
         model(input_ids=ids, **with_cache(past))
         kv.check(past)
         if ours:

@@ -89,6 +89,21 @@ def widened(builder, halves):
     return builder.bitcast(wide, FLOATS)
 
 
+def folded(builder, sums):
+    """The sums of the lanes of four vectors, float32 (4,): halves are added, then neighbours, neighbours and halves."""
+    half = LANES // 2
+
+    def split(a, b, lanes, others):
+        """Some lanes of two vectors and the others, added."""
+        return builder.fadd(pick(builder, a, b, lanes), pick(builder, a, b, others))
+
+    low, high = [*range(half), *range(LANES, LANES + half)], [*range(half, LANES), *range(LANES + half, 2 * LANES)]
+    first, last = (split(a, b, low, high) for a, b in (sums[:2], sums[2:]))  # of two vectors, eight lanes each
+    four = split(first, last, range(0, 2 * LANES, 2), range(1, 2 * LANES, 2))  # four lanes a vector
+    two = split(four, four, range(0, LANES, 2), range(1, LANES, 2))  # two lanes a vector
+    return split(two, two, range(0, half, 2), range(1, half, 2))
+
+
 def exponential(builder, x):
     """e to 16 powers, none above 0, as the library's vectors compute it.
 
@@ -110,6 +125,29 @@ def exponential(builder, x):
     return builder.bitcast(builder.select(below, none, builder.fptosi(bits, INTS)), FLOATS)
 
 
+def accurate_exponential(builder, x):
+    """e to 16 powers, none above 0, to about two units in the last place.
+
+    With x = n ln 2 + r, it is e^r, a polynomial, on n as a float's exponent; ln 2 is two constants, the first of which
+    has few enough bits for n times it to be exact (Cody and Waite, 1980; coefficients of the Cephes library's `expf`).
+    """
+
+    def constant(value):
+        return every(builder, ir.Constant(F32, float(np.float32(value))))
+
+    n = intrinsic(builder, "rint", builder.fmul(x, constant(1.4426950408889634)))  # times log2(e)
+    rest = intrinsic(builder, "fma", n, constant(-0.693359375), x)
+    rest = intrinsic(builder, "fma", n, constant(2.12194440e-4), rest)
+    result = constant(1.9875691500e-4)
+    factors = 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1.0, 1.0
+    for factor in factors:
+        result = intrinsic(builder, "fma", result, rest, constant(factor))
+    power = builder.shl(builder.fptosi(n, INTS), ir.Constant(INTS, [23] * LANES))
+    below = builder.fcmp_ordered("<", x, constant(-87.0))  # what is less would be no normal float
+    bits = builder.add(builder.bitcast(result, INTS), power)
+    return builder.bitcast(builder.select(below, ir.Constant(INTS, [0] * LANES), bits), FLOATS)
+
+
 def rounded(builder, x):
     """Rounded to bfloat16, as float32."""
     bits = builder.bitcast(x, INTS)
@@ -129,6 +167,12 @@ def turned(builder, rows):
             done[i + width] = pick(builder, rows[i], rows[i + width], last)
         rows = done
     return rows
+
+
+@compile_time
+def fma(typing_context, a, b, c):
+    """a * b + c of float32 numbers, rounded once."""
+    return types.float32(*[types.float32] * 3), lambda context, builder, _, values: intrinsic(builder, "fma", *values)
 
 
 def loop(builder, count, starts):

@@ -181,7 +181,7 @@ def test_other_linear_kernels_run_inside_a_compiled_pass(monkeypatch: pytest.Mon
         return product(self, weight, bias, x)
 
     monkeypatch.setattr(PortableLinear, "_forward", counted)
-    monkeypatch.setattr(dispatch, "_kernel", lambda: kernel)
+    monkeypatch.setattr(dispatch, "_kernel", lambda dtype: kernel)
     model, traced = build("llama").bfloat16(), Traced()
     options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "max_draft_tokens": 4}
     eager = model.generate(PROMPT, custom_generate=aded.generate, **options)

@@ -49,7 +49,7 @@ def own(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(scope="module")
 def like_the_library() -> Any:
     """The kernel that gives the library's bits here."""
-    kernel = dispatch._kernel()
+    kernel = dispatch._kernel(torch.bfloat16)
     if not isinstance(kernel, TiledLinear):
         pytest.skip("no kernel of ours sums as the library does here")
     return kernel
@@ -110,13 +110,13 @@ def test_infinities_and_nans_come_out_as_such(own: LinearKernel) -> None:
 @pytest.fixture
 def forced(portable: PortableLinear, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where the kernel pays."""
-    monkeypatch.setattr(dispatch, "_kernel", lambda: portable)
+    monkeypatch.setattr(dispatch, "_kernel", lambda dtype: portable)
 
 
 class Model(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = make(16, 8, True), make(16, 8, True), make(16, 8, True).float()
+        self.a, self.b, self.c = make(16, 8, True), make(16, 8, True), make(16, 8, True).half()
 
 
 @pytest.mark.usefixtures("forced")
@@ -124,7 +124,7 @@ def test_the_model_is_as_before_afterwards_also_after_an_error() -> None:
     model, x = Model(), torch.randn(3, 16).bfloat16()
     with contextlib.suppress(KeyError), dispatch.fast_linear(model):
         assert "forward" in model.a.__dict__
-        assert "forward" not in model.c.__dict__, "float32 layers are not touched"
+        assert "forward" not in model.c.__dict__, "float16 layers are not touched"
         raise KeyError
     assert "forward" not in model.a.__dict__
     assert torch.equal(model.a(x), torch.nn.functional.linear(x, model.a.weight, model.a.bias))

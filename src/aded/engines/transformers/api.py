@@ -26,13 +26,13 @@ from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
 from aded.engines.base.options import MaxDraftTokens, budget_for, kept_drafter
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import grouped_attention, verifies_trees
+from aded.engines.transformers.attention import verifies_trees
 from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.engine import TransformersEngine
+from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.exactness import Exactness, exactness
 from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
-from aded.engines.transformers.linear import fast_linear
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
 from aded.stats import Stats
@@ -165,7 +165,7 @@ def generate(
         _refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
         runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
         exact: Exactness = "rounding" if compile else exactness(model)
-        with fast_linear(model), grouped_attention(model):
+        with our_kernels(model, compiled=runner.fixed):
             given = (model, input_ids, generation_config, processors, criteria, dict(model_kwargs), runner, exact)
             engine = TransformersEngine(*given)
             if stats is not None:

@@ -1,6 +1,6 @@
 """Attention of a few tokens.
 
-In bfloat16 on a CPU a kernel of ours gives each query the bits that it has alone. Elsewhere the library repeats keys
+On a CPU a kernel of ours gives each query the bits that it has alone. Elsewhere the library repeats keys
 and values for every query head that shares them, and so copies the whole cache in every layer of every step. A few
 tokens' queries can stand one below the other instead, those of all heads that share a key/value head: then nothing is
 copied, and the cache is read once.
@@ -28,6 +28,7 @@ from aded.kernels.openmp import Parallel, UnavailableError
 
 _NAME = "aded_grouped_sdpa"
 _OPTIONS = {"softcap", "position_bias", "cache", "s_aux"}  # that change what is computed
+_EXACT = (torch.bfloat16, torch.float32)  # data types of our kernel
 _MOST = 256  # queries of a group to stack; with more, repeating the mask for each head costs more than it saves
 
 
@@ -42,18 +43,21 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as the library's "sdpa" computes it: (rows, heads, tokens, size) -> (rows, tokens, heads, size)."""
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and not torch.compiler.is_compiling():
-        special = dropout > 0 or any(kwargs.get(name) is not None for name in _OPTIONS)
-        ours = _PASS.verifies and not special
-        exact = exact_attention(query, key, value, attention_mask, scaling) if ours else None
-        if exact is not None:
-            return exact, None
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    special = dropout > 0 or any(kwargs.get(name) is not None for name in _OPTIONS)
+    if not torch.compiler.is_compiling():
+        if _PASS.verifies and not special and query.dtype in _EXACT:
+            exact = exact_attention(query, key, value, attention_mask, scaling)
+            if exact is not None:
+                _PASS.exact += 1
+                return exact, None
+        _PASS.others += 1
+        if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+            plain = module, query, key, value, attention_mask, dropout, scaling
+            return sdpa_attention_forward(*plain, **kwargs)
     groups = getattr(module, "num_key_value_groups", 1)
     rows, heads, tokens, size = query.shape
-    special = attention_mask is None and tokens > 1  # a prompt: its causal mask is left to the kernel
+    special |= attention_mask is None and tokens > 1  # a prompt: its causal mask is left to the kernel
     special |= attention_mask is not None and (attention_mask.ndim != 4 or attention_mask.shape[1] != 1)
-    special |= dropout > 0 or any(kwargs.get(name) is not None for name in _OPTIONS)
     many = groups * tokens > _MOST
     # On a GPU many queries are left to the library: there, masks and shared heads together have no fast kernel.
     special |= many and query.device.type != "cpu"
@@ -108,15 +112,24 @@ class _Pass(threading.local):
         verifies: whether it verifies drafts, so that attention is ours.
         seen: by mask, what the kernel is told of it (None where the mask is not for it), with all that must live as
             long. Layers ask for the same masks, which are kept alive, so that no other has their address meanwhile.
+        exact, others: how many times attention was ours and the library's, since `counted_attention` was asked.
     """
 
     verifies = False
+    exact = others = 0
 
     def __init__(self) -> None:
         self.seen: dict[tuple[Any, ...], tuple[tuple[int, ...] | None, Any]] = {}
 
 
 _PASS = _Pass()
+
+
+def counted_attention() -> tuple[int, int]:
+    """How many times attention was our kernel's, and how many times not, in this thread since this was last asked."""
+    counted = _PASS.exact, _PASS.others
+    _PASS.exact = _PASS.others = 0
+    return counted
 
 
 def new_pass() -> None:
@@ -156,10 +169,10 @@ def exact_attention(
     scaling: float | None,
     order: int | None = None,
 ) -> torch.Tensor | None:
-    """The same in our kernel, bfloat16 on a CPU; None where that does not hold for it.
+    """The same in our kernel, bfloat16 or float32 on a CPU; None where that does not hold for it.
 
     Args:
-        order: of summing; None for the library's on this processor.
+        order: of summing in bfloat16; None for the library's on this processor.
     """
     rows, heads, tokens, size = query.shape
     _, shared, keys, _ = key.shape
@@ -180,7 +193,10 @@ def exact_attention(
     shape = rows, heads, shared, tokens, size, _bits(size**-0.5 if scaling is None else scaling)
     places = query.data_ptr(), key.data_ptr(), value.data_ptr(), out.data_ptr()
     q, k, v = query.stride(), key.stride(), value.stride()
-    strides = 2 * q[0], 2 * q[1], 2 * q[2], 2 * k[0], 2 * k[1], 2 * k[2], 2 * v[0], 2 * v[1], 2 * v[2]
+    size = query.element_size()
+    strides = (size * stride for stride in (*q[:3], *k[:3], *v[:3]))
+    if query.dtype == torch.float32:
+        order = attention.FLOATS
     run(torch.get_num_threads(), *shape, *places, *strides, *seen, _order() if order is None else order)
     return out
 

@@ -14,10 +14,10 @@ from transformers.cache_utils import DynamicCache
 from aded.budget.cost import MAX_DRAFT_TOKENS, CostCurve
 from aded.engines.base.cost_files import kept_curve, processor
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import grouped_attention, implementation
+from aded.engines.transformers.attention import implementation
 from aded.engines.transformers.compat import with_cache
+from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.forward import SIZES, ForwardRunner
-from aded.engines.transformers.linear import fast_linear
 from aded.files import digest
 from aded.kernels import compiled_sources
 
@@ -75,7 +75,7 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
         kv.keep(past, tokens, range(0))
         return seconds
 
-    with fast_linear(model), grouped_attention(model):
+    with our_kernels(model, compiled=runner.fixed):
         if runner.fixed:
             kv.widen(past)
         model(input_ids=prompt, **with_cache(past))

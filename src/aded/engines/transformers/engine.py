@@ -15,11 +15,11 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from aded.batch import Limits, Outcomes
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import attention_windows, library_attention, verifies_trees
+from aded.engines.transformers.attention import attention_windows, verifies_trees
 from aded.engines.transformers.compat import CACHE, cache_of
+from aded.engines.transformers.exact_kernels import library_kernels
 from aded.engines.transformers.exactness import Exactness
 from aded.engines.transformers.forward import ForwardRunner
-from aded.engines.transformers.linear import library_linear
 from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomial
 from aded.tree import DraftTree
 
@@ -225,7 +225,7 @@ class TransformersEngine:
         """Run the prompts, by the model's own prefill."""
         if self.batch or self.runner.fixed:
             kv.widen(self.cache)
-        with library_linear(), library_attention():
+        with library_kernels():
             outputs = self.model._prefill(self._buffer[:, : self._prompt], self._prefill_config(), self.kwargs)
         if (cache := cache_of(outputs)) is not None:
             self.kwargs[CACHE] = cache

@@ -10,9 +10,10 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import attention_windows, grouped_attention, verifies_trees
+from aded.engines.transformers.attention import attention_windows, counted_attention, verifies_trees
 from aded.engines.transformers.compat import with_cache
-from aded.engines.transformers.linear import fast_linear
+from aded.engines.transformers.exact_kernels import our_kernels
+from aded.engines.transformers.linear import is_ours
 from aded.tree import DraftTree
 
 # "generate": scores are those of `generate` without us, bit for bit. "none": they are those of decoding by us without
@@ -32,11 +33,15 @@ _FOUND: WeakKeyDictionary[Any, dict[int, Exactness]] = WeakKeyDictionary()
 def exactness(model: Any) -> Exactness:
     """What holds for this model's greedy or sampled decoding of one prompt on this machine, with as many threads.
 
-    Only bfloat16 on a CPU has kernels that promise more than "rounding". A probe of a few passes says what they keep;
-    it runs once a process. The library's GELU gives a few inputs other bits at other places in a vector, too few for a
-    probe to meet.
+    Only bfloat16 and float32 on a CPU have kernels that promise more than "rounding". A probe of a few passes says what
+    they keep; it runs once a process. In float32 it can show no more than "none": there the library's order of summing
+    is not ours, and where a probe saw the same bits others would differ.
     """
-    if model.dtype != torch.bfloat16 or model.device.type != "cpu" or any(map(_is_gelu, model.modules())):
+    if (
+        model.dtype not in (torch.bfloat16, torch.float32)
+        or model.device.type != "cpu"
+        or not _products_are_ours(model)
+    ):
         return "rounding"
     known, threads = _FOUND.setdefault(model, {}), torch.get_num_threads()
     if threads not in known:
@@ -47,8 +52,14 @@ def exactness(model: Any) -> Exactness:
     return known[threads]
 
 
-def _is_gelu(module: torch.nn.Module) -> bool:
-    return "gelu" in type(module).__name__.lower()
+def _products_are_ours(model: Any) -> bool:
+    """Whether every weight of the decoder that vectors are multiplied with is in a layer that runs on our kernels."""
+    modules = {*model.get_decoder().modules(), *getattr(model.get_output_embeddings(), "modules", set)()}
+    return all(
+        isinstance(module, torch.nn.Embedding) or is_ours(module)
+        for module in modules
+        if any(weight.ndim > 1 for weight in module.parameters(recurse=False))
+    )
 
 
 @torch.no_grad()
@@ -68,9 +79,13 @@ def _probe(model: Any) -> Exactness:
             times = -(-entries // _PROMPT)
             layer.keys, layer.values = (x.repeat(1, 1, times, 1)[:, :, :entries] for x in (layer.keys, layer.values))
     stock = _one_by_one(model, deepcopy(past), path)
-    with fast_linear(model), grouped_attention(model):
+    with our_kernels(model):
+        counted_attention()
         together = _in_a_tree(model, deepcopy(past), path)
-        if torch.equal(together, stock):
+        ours, others = counted_attention()
+        if others or ours < len(layers):
+            return "rounding"
+        if model.dtype == torch.bfloat16 and torch.equal(together, stock):
             return "generate"
         return "none" if torch.equal(together, _one_by_one(model, deepcopy(past), path)) else "rounding"
 

@@ -16,9 +16,9 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import attention_windows, grouped_attention, new_pass
+from aded.engines.transformers.attention import attention_windows, new_pass
 from aded.engines.transformers.compat import with_cache
-from aded.engines.transformers.linear import fast_linear
+from aded.engines.transformers.exact_kernels import our_kernels
 from aded.tree import DraftTree
 
 SIZES = (1, 8, 24, MAX_DRAFT_TOKENS + 1)  # tokens of a compiled step: each is compiled once for each size of the cache
@@ -204,7 +204,7 @@ class CompiledRunner(ForwardRunner):
             return
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         kv.widen(cache)
-        with fast_linear(model), grouped_attention(model):
+        with our_kernels(model, compiled=True):
             ForwardRunner(model).blank(cache, 1)
             for size in sizes:
                 self._pool.take(cache, size - 1)

@@ -23,6 +23,7 @@ from aded.kernels.vectors import (
     cases,
     dot,
     every,
+    folded,
     load,
     loop,
     pick,
@@ -34,21 +35,6 @@ INPUTS = 2 * LANES  # that queries are padded with zeros to a multiple of
 
 _KEYS = 4  # whose scores are computed together
 _TOGETHER = 4  # queries at a time: 4 x 4 sums, 4 of keys and one of a query fit 32 registers
-
-
-def _folded(builder, sums):
-    """The sums of four keys (16 lanes each), folded: float32 (4,)."""
-    half = LANES // 2
-
-    def split(a, b, lanes, others):
-        """Some lanes of two vectors and the others, added."""
-        return builder.fadd(pick(builder, a, b, lanes), pick(builder, a, b, others))
-
-    low, high = [*range(half), *range(LANES, LANES + half)], [*range(half, LANES), *range(LANES + half, 2 * LANES)]
-    first, last = (split(a, b, low, high) for a, b in (sums[:2], sums[2:]))  # of two keys, eight lanes each
-    four = split(first, last, range(0, 2 * LANES, 2), range(1, 2 * LANES, 2))  # four lanes a key
-    two = split(four, four, range(0, LANES, 2), range(1, LANES, 2))  # two lanes a key
-    return split(two, two, range(0, half, 2), range(1, half, 2))
 
 
 @compile_time
@@ -79,7 +65,7 @@ def _scores(typing_context, queries, q, keys, size, scale, out, out_stride):
                     rest = (load(builder, builder.add(place, step), part, 2) for place in places)
                     add(step, [pick(builder, row, none, range(LANES)) for row in rest], mine, sums)
                 for i, totals in zip(mine, sums, strict=True):
-                    x = _folded(builder, [builder.load(total) for total in totals])
+                    x = folded(builder, [builder.load(total) for total in totals])
                     x = builder.fmul(x, pick(builder, every(builder, scale), ZERO, range(_KEYS)))
                     store(builder, x, builder.add(out, builder.mul(out_stride, I64(i))))
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from aded.kernels.attention import fours, pairs
-from aded.kernels.attention.softmax import softmax
+from aded.kernels.attention import floats, fours, pairs
+from aded.kernels.attention.softmax import softmax, softmax_f32
 from aded.kernels.gemm_bf16 import narrow, widen
 from aded.kernels.jit import jit
 from aded.kernels.openmp import call, pointer
 from aded.kernels.vectors import LANES
 
-FOURS, PAIRS = 0, 1  # the orders of summing that are known
+FOURS, PAIRS, FLOATS = 0, 1, 2  # two orders of the library's for bfloat16, one of our own for float32
 
 BLOCK = 512  # keys from one maximum to the next, as in the library
 QUERIES = fours.QUERIES
@@ -25,6 +25,8 @@ _INPUTS = pairs.INPUTS
 def _any_scores(order, queries, q, keys, size, scale, out, out_stride):
     if order == PAIRS:
         pairs.any_scores(queries, q, keys, size, scale, out, out_stride)
+    elif order == FLOATS:
+        floats.any_scores(queries, q, keys, size, scale, out, out_stride)
     else:
         fours.any_scores(queries, q, keys, size, scale, out, out_stride)
 
@@ -37,6 +39,9 @@ def _shared_values(order, queries, places, n, scores, packed, sums):
         if order == PAIRS:
             groups, weights = n // _GROUP, packed.ctypes.data
             pairs.any_values(queries, places.ctypes.data, 2 * c, groups, weights, 2 * BLOCK, to, 4 * sums.shape[1])
+        elif order == FLOATS:
+            weights = scores.ctypes.data
+            floats.any_values(queries, places.ctypes.data, 4 * c, n, weights, 4 * BLOCK, to, 4 * sums.shape[1])
         else:
             groups, weights = n // _FOUR, scores.ctypes.data
             fours.any_values(queries, places.ctypes.data, 2 * c, groups, weights, 4 * BLOCK, to, 4 * sums.shape[1])
@@ -51,6 +56,9 @@ def _own_values(order, places, n, scores, packed, sums):
             groups = (n + _GROUP - 1) // _GROUP
             pairs.any_values(1, places.ctypes.data, 2 * c, groups, packed.ctypes.data, 0, to, 0)
             continue
+        if order == FLOATS:
+            floats.any_values(1, places.ctypes.data, 4 * c, n, scores.ctypes.data, 0, to, 0)
+            continue
         groups = n // _FOUR
         if groups:
             fours.any_values(1, places.ctypes.data, 2 * c, groups, scores.ctypes.data, 0, to, 0)
@@ -59,21 +67,23 @@ def _own_values(order, places, n, scores, packed, sums):
 
 
 def share(arguments):
-    """One thread's share: out (rows, tokens, heads, size), bfloat16.
+    """One thread's share: out (rows, tokens, heads, size), bfloat16 or float32.
 
     Arguments: rows, heads, key/value heads, tokens, size (a multiple of 16); the bits of the float32 scale; the
     addresses of q, k, v and out; strides in bytes of q (row, head, token), of k and of v (row, head, key); the
-    addresses of what `visible` returns, and how many `others` there are; the order of summing (`FOURS` or `PAIRS`); the
-    two functions of `Parallel`.
+    addresses of what `visible` returns, and how many `others` there are; the order of summing, which tells the
+    data type; the two functions of `Parallel`.
     """
     rows, heads, kv_heads, tokens, size = arguments[0], arguments[1], arguments[2], arguments[3], arguments[4]
     scale = np.int32(arguments[5]).view(np.float32)
     q, k, v = arguments[6], arguments[7], arguments[8]
     group = heads // kv_heads
     per = group * tokens  # queries of a key/value head
-    out = carray(pointer(arguments[9]), (rows * tokens * heads, size))
     k_key, v_key = arguments[15], arguments[18]
     most, order = arguments[22], arguments[23]
+    words = 2 if order == FLOATS else 1  # of 16 bits, in an element
+    out = carray(pointer(arguments[9]), (rows * tokens * heads, words * size))
+    out_f32 = out.view(np.float32)
     runs = carray(pointer(arguments[19]), (rows * 2 * 4,)).view(np.int64).reshape((rows, 2))
     counts = carray(pointer(arguments[20]), (rows * tokens * 4,)).view(np.int64).reshape((rows, tokens))
     others = carray(pointer(arguments[21]), (rows * tokens * most * 4,)).view(np.int64).reshape((rows, tokens, most))
@@ -100,9 +110,13 @@ def share(arguments):
             token, mine = inner // group, head * group + inner % group
             token_of[i], row_of[i] = token, (row * tokens + token) * heads + mine
             longest = max(longest, counts[row, token])
-            bits = carray(pointer(q + row * arguments[10] + mine * arguments[11] + token * arguments[12]), (size,))
-            for c in range(size):
-                plain[i, c], widened[i, c] = bits[c], widen(bits[c])
+            at = q + row * arguments[10] + mine * arguments[11] + token * arguments[12]
+            bits = carray(pointer(at), (words * size,))
+            if order == FLOATS:
+                widened[i] = bits.view(np.float32)
+            else:
+                for c in range(size):
+                    plain[i, c], widened[i, c] = bits[c], widen(bits[c])
         sums[:many] = np.float32(0.0)
         top[:many] = np.float32(-np.inf)
         total[:many] = np.float32(1.0)  # nothing is divided by 0 where a query sees nothing
@@ -127,7 +141,11 @@ def share(arguments):
                 for j in range(shared, n, _FOUR):
                     query = first_query + i * query_bytes
                     _any_scores(order, 1, query, keys + 8 * j, size, scale, weights + 4 * (BLOCK * i + j), np.int64(0))
-                found = softmax(scores[i], weights + 4 * BLOCK * i, n, top[i], total[i], sums[i], first == 0)
+                place = weights + 4 * BLOCK * i
+                if order == FLOATS:
+                    found = softmax_f32(scores[i], place, n, top[i], total[i], sums[i], first == 0)
+                else:
+                    found = softmax(scores[i], place, n, top[i], total[i], sums[i], first == 0)
                 top[i], total[i] = found
                 if order == PAIRS:
                     for j in range(n):
@@ -145,5 +163,8 @@ def share(arguments):
         for i in range(many):
             factor = np.float32(1.0) / total[i]
             for c in range(size):
-                out[row_of[i], c] = narrow(sums[i, c] * factor)
+                if order == FLOATS:
+                    out_f32[row_of[i], c] = sums[i, c] * factor
+                else:
+                    out[row_of[i], c] = narrow(sums[i, c] * factor)
         unit += many

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from aded.kernels.vectors import (
     I64,
     LANES,
     ZERO,
+    accurate_exponential,
     every,
     exponential,
-    intrinsic,
+    fma,
     load,
     loop,
     pick,
@@ -28,12 +30,6 @@ from aded.kernels.vectors import (
 )
 
 _expf: Any = types.ExternalFunction("expf", types.float32(types.float32))
-
-
-@compile_time
-def _fma(typing_context, a, b, c):
-    """a * b + c, rounded once."""
-    return types.float32(*[types.float32] * 3), lambda context, builder, _, values: intrinsic(builder, "fma", *values)
 
 
 @compile_time
@@ -54,25 +50,49 @@ def _highest(typing_context, scores, groups):
     return types.float32(types.int64, types.int64), generate
 
 
-@compile_time
-def _weigh(typing_context, scores, groups, top):
-    """Make 16 x groups scores weights, rounded to bfloat16; their sum before that."""
+def _weighing(exponential: Callable[..., Any], kept: Callable[..., Any]) -> Any:
+    """With this exponential; `kept` is made of each weight after it was added to the sum."""
 
-    def generate(context, builder, signature, arguments):
-        scores, groups, top = arguments
-        # Every second group is summed apart, as in the library.
-        index, (mine, others), close = loop(builder, groups, [ZERO] * 2)
-        place = builder.add(scores, builder.mul(index, I64(64)))
-        weight = exponential(builder, builder.fsub(load(builder, place, FLOATS, 4), every(builder, top)))
-        store(builder, rounded(builder, weight), place)
-        added = builder.fadd(mine, weight)
-        close([others, added])
-        result = builder.fadd(others, added)
-        for width in (8, 4, 2, 1):
-            result = builder.fadd(result, pick(builder, result, result, [(x + width) % LANES for x in range(LANES)]))
-        return builder.extract_element(result, I32(0))
+    @compile_time
+    def weigh(typing_context, scores, groups, top):
+        def generate(context, builder, signature, arguments):
+            scores, groups, top = arguments
+            # Every second group is summed apart, as in the library.
+            index, (mine, others), close = loop(builder, groups, [ZERO] * 2)
+            place = builder.add(scores, builder.mul(index, I64(64)))
+            weight = exponential(builder, builder.fsub(load(builder, place, FLOATS, 4), every(builder, top)))
+            store(builder, kept(builder, weight), place)
+            added = builder.fadd(mine, weight)
+            close([others, added])
+            sums = builder.fadd(others, added)
+            for width in (8, 4, 2, 1):
+                sums = builder.fadd(sums, pick(builder, sums, sums, [(x + width) % LANES for x in range(LANES)]))
+            return builder.extract_element(sums, I32(0))
 
-    return types.float32(types.int64, types.int64, types.float32), generate
+        return types.float32(types.int64, types.int64, types.float32), generate
+
+    return weigh
+
+
+# Make 16 x groups scores weights, in place; their sum.
+_weigh = _weighing(exponential, rounded)
+_weigh_f32 = _weighing(accurate_exponential, lambda builder, x: x)
+
+
+@jit_with(error_model="numpy")
+def softmax_f32(scores, address, n, top, total, sums, first):
+    """As `softmax`, in float32 throughout. There is room behind the scores for a whole group of 16."""
+    groups = (n + LANES - 1) // LANES
+    scores[n : groups * LANES] = -np.inf
+    highest = max(top, _highest(address, groups))
+    part = _weigh_f32(address, groups, highest)
+    if first:
+        return highest, part
+    rescaled = np.full(LANES, top, np.float32)
+    _weigh_f32(rescaled.ctypes.data, 1, highest)
+    for c in range(len(sums)):
+        sums[c] *= rescaled[0]
+    return highest, fma(rescaled[0], total, part)
 
 
 @jit_with(error_model="numpy")
@@ -92,4 +112,4 @@ def softmax(scores, address, n, top, total, sums, first):
     rescaled = _expf(top - highest)
     for c in range(len(sums)):
         sums[c] *= rescaled
-    return highest, _fma(rescaled, total, part)
+    return highest, fma(rescaled, total, part)

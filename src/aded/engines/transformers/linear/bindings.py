@@ -1,4 +1,4 @@
-"""bfloat16 linear layers of torch on our matrix products.
+"""Linear layers of torch on our matrix products.
 
 Each binds a layer: given it, it returns the layer's forward pass on its weights as they are now.
 """
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from aded.kernels import gemm_amx_bf16, gemm_avx512_bf16, gemm_bf16
+from aded.kernels import gemm_amx_bf16, gemm_avx512_bf16, gemm_bf16, gemm_f32
 from aded.kernels.openmp import Parallel, UnavailableError
 from aded.kernels.vectors import has_bf16_dot
 
@@ -143,17 +143,24 @@ def _token_by_token(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
 
 
 class PortableLinear:
-    """Our kernel for processors without bfloat16 instructions, on the weights as they lie.
+    """Our kernel for any processor, on the weights as they lie: bfloat16 where that has no instructions, or float32.
 
     Raises:
         UnavailableError: torch's thread pool cannot be found here.
     """
 
-    def __init__(self) -> None:
-        self._run = Parallel(gemm_bf16.share, 7)
+    def __init__(self, kernel: ModuleType = gemm_bf16) -> None:
+        self._run = Parallel(kernel.share, 7)
 
     def bind(self, layer: torch.nn.Linear) -> Forward:
         return partial(self._forward, layer.weight, layer.bias)
 
     def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
         return _product(self._run, x, weight, bias)
+
+
+class FloatLinear(PortableLinear):
+    """The kernel for float32."""
+
+    def __init__(self) -> None:
+        super().__init__(gemm_f32)

@@ -1,4 +1,4 @@
-"""Dispatch: for a while, in one thread, bfloat16 layers run on a kernel that gives a token the same bits always."""
+"""Dispatch: for a while, in one thread, linear layers run on a kernel that gives a token the same bits always."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 import torch
 
 from aded.engines.transformers.attention import RefCountedPatch
-from aded.engines.transformers.linear.bindings import AmxLinear, Avx512Linear, LinearKernel, PortableLinear
+from aded.engines.transformers.linear.bindings import (
+    AmxLinear,
+    Avx512Linear,
+    FloatLinear,
+    LinearKernel,
+    PortableLinear,
+)
 from aded.kernels.openmp import UnavailableError
 
 
@@ -31,10 +37,10 @@ class _Forward:
     def renew(self, layer: torch.nn.Linear, kernel: LinearKernel) -> None:
         """Take the layer's weights as they are now."""
         self._plain = partial(torch.nn.functional.linear, weight=layer.weight, bias=layer.bias)
-        self.other, self._features = kernel.bind(layer), layer.out_features
+        self.other, self._features, self._dtype = kernel.bind(layer), layer.out_features, layer.weight.dtype
 
     def __call__(self, input: torch.Tensor) -> torch.Tensor:
-        if input.dtype != torch.bfloat16:
+        if input.dtype != self._dtype:
             return self._plain(input)
         if torch.compiler.is_compiling():
             result: torch.Tensor = torch.ops.aded.linear(input, self._number, self._features)
@@ -50,46 +56,62 @@ _OPERATIONS.define("linear(Tensor input, int number, int features) -> Tensor")
 _OPERATIONS.impl("linear", lambda input, number, features: _FORWARDS[number].other(input), "CPU")
 torch.library.register_fake("aded::linear")(lambda x, number, features: x.new_empty(*x.shape[:-1], features))
 
+# By data type, the best first.
+_KERNELS: dict[torch.dtype, tuple[Callable[[], LinearKernel], ...]] = {
+    torch.bfloat16: (AmxLinear, Avx512Linear, PortableLinear),
+    torch.float32: (FloatLinear,),
+}
+
 _ACTIVE = threading.local()
 _PATCH = RefCountedPatch()
 
 
 def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
-    return [
-        layer
-        for layer in model.modules()
-        if type(layer) is torch.nn.Linear
-        and layer.weight.dtype == torch.bfloat16
+    return [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear) and is_ours(layer)]
+
+
+def is_ours(layer: torch.nn.Module) -> bool:
+    """Whether a layer runs on our kernels within `fast_linear`."""
+    return (
+        type(layer) is torch.nn.Linear
+        and type(layer.weight) in (torch.Tensor, torch.nn.Parameter)
+        and layer.weight.dtype in _KERNELS
         and layer.weight.device.type == "cpu"
         and layer.weight.is_contiguous()
         and type(layer.__dict__.get("forward")) in (type(None), _Forward)  # hooks set a forward of their own
-    ]
+        and _kernel(layer.weight.dtype) is not None
+    )
 
 
 @cache
-def _kernel() -> LinearKernel | None:
+def _kernel(dtype: torch.dtype) -> LinearKernel | None:
     """The kernel for this processor. What it and the library do decides, and no timing: another would be other bits."""
-    makers: tuple[Callable[[], LinearKernel], ...] = AmxLinear, Avx512Linear, PortableLinear
-    for make in makers:
+    for make in _KERNELS[dtype]:
         with suppress(UnavailableError):
             return make()
     return None
 
 
 @contextmanager
-def fast_linear(model: Any) -> Iterator[None]:
-    """Within it, and in this thread, what the model's bfloat16 linear layers give for a token depends on it alone.
+def fast_linear(model: Any, *, compiled: bool = False) -> Iterator[None]:
+    """Within it, and in this thread, what the model's linear layers give for a token depends on it alone.
 
-    Nothing changes on other devices and in other data types.
+    That holds for bfloat16 and float32 on a CPU. Nothing changes elsewhere.
+
+    Args:
+        compiled: for passes that are compiled, where float32 is left to the compiler.
     """
     layers = [] if getattr(_ACTIVE, "on", False) else _layers(model)
-    kernel = _kernel() if layers else None
-    if kernel is None:
+    if compiled:
+        layers = [layer for layer in layers if layer.weight.dtype == torch.bfloat16]
+    if not layers:
         yield
         return
 
     def put() -> None:
         for layer in layers:
+            if (kernel := _kernel(layer.weight.dtype)) is None:  # there would be no such layer
+                continue
             forward = _OF_LAYER.setdefault(layer, _Forward())
             forward.renew(layer, kernel)
             layer.forward = forward  # type: ignore[method-assign]
