@@ -71,11 +71,15 @@ def dot(builder, sums, a, b):
     """16 sums and the products of 16 pairs of bfloat16, second halves first, each rounded when it is added."""
     if has_bf16_dot():
         return builder.call(ir.InlineAsm(*_DOT), [sums, a, b])
-    sixteen, high = ir.Constant(INTS, [16] * LANES), ir.Constant(INTS, [-65536] * LANES)
-    for half in (lambda x: builder.and_(x, high), lambda x: builder.shl(x, sixteen)):
-        x, y = (builder.bitcast(half(pair), FLOATS) for pair in (a, b))
+    for x, y in zip(halves(builder, a), halves(builder, b), strict=True):
         sums = intrinsic(builder, "fma", x, y, sums)
     return sums
+
+
+def halves(builder, pairs):
+    """The second and the first of 16 pairs of bfloat16, as float32."""
+    sixteen, high = ir.Constant(INTS, [16] * LANES), ir.Constant(INTS, [-65536] * LANES)
+    return [builder.bitcast(x, FLOATS) for x in (builder.and_(pairs, high), builder.shl(pairs, sixteen))]
 
 
 def narrowed(builder, x):

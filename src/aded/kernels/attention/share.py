@@ -19,6 +19,7 @@ QUERIES = fours.QUERIES
 _FOUR = fours.GROUP
 _GROUP = pairs.GROUP  # a multiple of the other
 _INPUTS = pairs.INPUTS
+_ROW = 4 * (BLOCK + _GROUP)  # bytes of one query's scores
 
 
 @jit
@@ -32,29 +33,29 @@ def _any_scores(order, queries, q, keys, size, scale, out, out_stride):
 
 
 @jit
-def _shared_values(order, queries, places, n, scores, packed, sums):
+def _shared_values(order, queries, places, n, scores, sums):
     """Add the weighted values of what all queries see to their sums; n is a multiple of a group."""
     for c in range(0, sums.shape[1], LANES):
         to = sums.ctypes.data + 4 * c
         if order == PAIRS:
-            groups, weights = n // _GROUP, packed.ctypes.data
-            pairs.any_values(queries, places.ctypes.data, 2 * c, groups, weights, 2 * BLOCK, to, 4 * sums.shape[1])
+            groups, weights = n // _GROUP, scores.ctypes.data
+            pairs.any_values(queries, places.ctypes.data, 2 * c, groups, weights, _ROW, to, 4 * sums.shape[1])
         elif order == FLOATS:
             weights = scores.ctypes.data
-            floats.any_values(queries, places.ctypes.data, 4 * c, n, weights, 4 * BLOCK, to, 4 * sums.shape[1])
+            floats.any_values(queries, places.ctypes.data, 4 * c, n, weights, _ROW, to, 4 * sums.shape[1])
         else:
             groups, weights = n // _FOUR, scores.ctypes.data
-            fours.any_values(queries, places.ctypes.data, 2 * c, groups, weights, 4 * BLOCK, to, 4 * sums.shape[1])
+            fours.any_values(queries, places.ctypes.data, 2 * c, groups, weights, _ROW, to, 4 * sums.shape[1])
 
 
 @jit
-def _own_values(order, places, n, scores, packed, sums):
-    """Add those of what one query alone sees of a block; places and packed weights go on to a whole group."""
+def _own_values(order, places, n, scores, sums):
+    """Add those of what one query alone sees of a block; in pairs, places and weights go on to a whole group."""
     for c in range(0, len(sums), LANES):
         to = sums.ctypes.data + 4 * c
         if order == PAIRS:
             groups = (n + _GROUP - 1) // _GROUP
-            pairs.any_values(1, places.ctypes.data, 2 * c, groups, packed.ctypes.data, 0, to, 0)
+            pairs.any_values(1, places.ctypes.data, 2 * c, groups, scores.ctypes.data, 0, to, 0)
             continue
         if order == FLOATS:
             floats.any_values(1, places.ctypes.data, 4 * c, n, scores.ctypes.data, 0, to, 0)
@@ -90,10 +91,10 @@ def share(arguments):
     thread, threads = np.int64(call(arguments[24])), np.int64(call(arguments[25]))
     unit, end = rows * kv_heads * per * thread // threads, rows * kv_heads * per * (thread + 1) // threads
     wide = (size + _INPUTS - 1) // _INPUTS * _INPUTS
-    plain, widened = np.zeros((QUERIES, wide), np.uint16), np.empty((QUERIES, size), np.float32)
-    first_query, query_bytes = (plain.ctypes.data, 2 * wide) if order == PAIRS else (widened.ctypes.data, 4 * size)
+    queries = np.zeros((QUERIES, wide if order == PAIRS else size), np.float32)
+    first_query, query_bytes = queries.ctypes.data, 4 * queries.shape[1]
     sums, nothing = np.empty((QUERIES, size), np.float32), np.zeros(size, np.uint16)
-    scores, packed = np.empty((QUERIES, BLOCK), np.float32), np.zeros((QUERIES, BLOCK), np.uint16)
+    scores = np.empty((QUERIES, BLOCK + _GROUP), np.float32)
     key_at, value_at = np.empty(BLOCK + _GROUP, np.int64), np.empty(BLOCK + _GROUP, np.int64)
     top, total = np.empty(QUERIES, np.float32), np.empty(QUERIES, np.float32)
     token_of, row_of = np.empty(QUERIES, np.int64), np.empty(QUERIES, np.int64)
@@ -113,10 +114,11 @@ def share(arguments):
             at = q + row * arguments[10] + mine * arguments[11] + token * arguments[12]
             bits = carray(pointer(at), (words * size,))
             if order == FLOATS:
-                widened[i] = bits.view(np.float32)
+                queries[i] = bits.view(np.float32)
             else:
                 for c in range(size):
-                    plain[i, c], widened[i, c] = bits[c], widen(bits[c])
+                    place = c // _INPUTS * _INPUTS + c % _INPUTS // 2 + (c + 1) % 2 * LANES if order == PAIRS else c
+                    queries[i, place] = widen(bits[c])
         sums[:many] = np.float32(0.0)
         top[:many] = np.float32(-np.inf)
         total[:many] = np.float32(1.0)  # nothing is divided by 0 where a query sees nothing
@@ -127,7 +129,7 @@ def share(arguments):
                 key_at[j] = k_head + (start + first + j) * k_key
                 value_at[j] = v_head + (start + first + j) * v_key
             for j in range(0, shared, _FOUR):
-                _any_scores(order, many, first_query, keys + 8 * j, size, scale, weights + 4 * j, np.int64(4 * BLOCK))
+                _any_scores(order, many, first_query, keys + 8 * j, size, scale, weights + 4 * j, np.int64(_ROW))
             for i in range(many):
                 n = min(counts[row, token_of[i]] - first, np.int64(BLOCK))
                 if n <= 0:
@@ -140,26 +142,23 @@ def share(arguments):
                     key_at[j] = key_at[n - 1]
                 for j in range(shared, n, _FOUR):
                     query = first_query + i * query_bytes
-                    _any_scores(order, 1, query, keys + 8 * j, size, scale, weights + 4 * (BLOCK * i + j), np.int64(0))
-                place = weights + 4 * BLOCK * i
+                    _any_scores(order, 1, query, keys + 8 * j, size, scale, weights + _ROW * i + 4 * j, np.int64(0))
+                place = weights + _ROW * i
                 if order == FLOATS:
                     found = softmax_f32(scores[i], place, n, top[i], total[i], sums[i], first == 0)
                 else:
                     found = softmax(scores[i], place, n, top[i], total[i], sums[i], first == 0)
                 top[i], total[i] = found
-                if order == PAIRS:
-                    for j in range(n):
-                        packed[i, j] = narrow(scores[i, j])
-                    packed[i, n : n + _GROUP] = 0
+                scores[i, n : n + _GROUP] = 0
             if shared:
-                _shared_values(order, many, value_at, shared, scores, packed, sums)
+                _shared_values(order, many, value_at, shared, scores, sums)
             for i in range(many):
                 n = min(counts[row, token_of[i]] - first, np.int64(BLOCK))
                 if n > shared:
                     for j in range(shared, n):
                         value_at[j] = v_head + columns[i, j] * v_key
                     value_at[n : n + _GROUP] = nothing.ctypes.data
-                    _own_values(order, value_at[shared:], n - shared, scores[i, shared:], packed[i, shared:], sums[i])
+                    _own_values(order, value_at[shared:], n - shared, scores[i, shared:], sums[i])
         for i in range(many):
             factor = np.float32(1.0) / total[i]
             for c in range(size):
