@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from aded.tree import Outcome
+
+Exactness = Literal["generate", "none", "rounding"]  # what is promised of bits, see `Stats.exact`
 
 __all__ = ["Stats", "Timer"]
 
@@ -83,7 +86,7 @@ class Stats:
     learn_s: float = 0.0
     time_to_first_token_s: float = 0.0
     total_s: float = 0.0
-    exact: str = "rounding"
+    exact: Exactness = "rounding"
     from_draft: list[bool] = field(default_factory=list)
 
     @property

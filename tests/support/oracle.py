@@ -49,6 +49,15 @@ class Chain(Oracle):
         return DraftTree.chain(self.answer[self.position : self.position + min(self.depth, max_nodes)])
 
 
+class ChainThenWrong(Oracle):
+    """Drafts the true continuation and then a wrong token."""
+
+    def draft(self, max_nodes: int) -> DraftTree:
+        true = self.answer[self.position : self.position + min(self.depth, max_nodes - 1)]
+        wrong = [(token + 1) % self.vocabulary for token in self.answer[self.position + len(true) :][:1]]
+        return DraftTree.chain([*true, *wrong][: max(max_nodes, 0)])
+
+
 class Uneven:
     """Knows the answer of every row of a batch, and drafts more of it for some rows than for others.
 

@@ -19,7 +19,7 @@ import aded
 from aded import DraftTree
 from aded.cli import app
 from aded.traces.trace import Trace
-from support.oracle import Oracle
+from support.oracle import ChainThenWrong, Oracle
 from support.paths import ROOT
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="make llamacpp builds it")
@@ -161,18 +161,37 @@ def test_in_float32_a_tree_gives_each_node_the_scores_of_its_own_path(exact: Loa
     undo()
 
 
-def test_with_flash_attention_a_draft_that_is_accepted_changes_no_bit() -> None:
+def test_with_flash_attention_drafts_change_no_bit_of_any_score() -> None:
+    """Where the library shares long caches among its threads, one thread is kept to; logits of all tokens are kept."""
     file = str(aded.engines.base.loaded.embedded_file())
-    llama = llama_cpp.Llama(file, n_ctx=512, n_threads=2, flash_attn=True, verbose=False)
-    loaded = LoadedLlama("flash", llama)
-    ids = prompt(loaded, TEXTS[1])
+    settings: dict[str, Any] = {"n_threads": 1, "n_threads_batch": 2, "flash_attn": True, "logits_all": True}
+    llama = llama_cpp.Llama(file, n_ctx=768, verbose=False, **settings)
+    ids = prompt(LoadedLlama("flash", llama), " ".join([*TEXTS] * 6))[:230]
     for options in ({"temp": 0.0}, {"temp": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}):
+        llama.reset()
         plain = emitted(llama, ids, 48, **options)
-        stats = aded.Stats()
-        undo = llamacpp.accelerate(llama, drafter="prompt-lookup", max_draft_tokens=6, trees=False, stats=stats)
-        assert emitted(llama, ids, 48, **options) == plain
-        assert stats.accepted
-        undo()
+        scores = llama.scores[len(ids) : len(ids) + 46].copy()
+        for budget in ("auto", 6):
+            llama.reset()
+            stats = aded.Stats()
+            undo = llamacpp.accelerate(llama, drafter=ChainThenWrong(plain), max_draft_tokens=budget, stats=stats)
+            assert emitted(llama, ids, 48, **options) == plain
+            assert np.array_equal(scores.view(np.int32), llama.scores[len(ids) : len(ids) + 46].view(np.int32))
+            undo()
+            assert stats.exact == "generate"
+            if budget == 6:
+                assert 0 < stats.accepted < stats.drafted
+
+
+@pytest.mark.parametrize("change", [{"flash_attn": False}, {"n_threads": 2}, {"trees": True}])
+def test_elsewhere_no_bits_are_promised(change: dict[str, Any]) -> None:
+    file = str(aded.engines.base.loaded.embedded_file())
+    settings: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "flash_attn": True, **change}
+    trees = settings.pop("trees", None)
+    llama, stats = llama_cpp.Llama(file, verbose=False, **settings), aded.Stats()
+    llamacpp.accelerate(llama, trees=trees, stats=stats)
+    emitted(llama, [1, 2, 3], 2)
+    assert stats.exact == "rounding"
 
 
 def test_completions_chat_and_streaming_are_unchanged(loaded: LoadedLlama) -> None:

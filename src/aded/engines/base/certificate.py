@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aded.stats import Exactness
+
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
@@ -25,7 +27,7 @@ class Certificate:
 
     margins: NDArray[np.float32]
     noise: float
-    exact: str = "rounding"
+    exact: Exactness = "rounding"
 
     @property
     def lossless(self) -> bool:
@@ -49,7 +51,7 @@ def certificate_of(
     plain: NDArray[np.float32],
     replays: Iterable[NDArray[np.float32]],
     perturbation: NDArray[np.float32] | None = None,
-    exact: str = "rounding",
+    exact: Exactness = "rounding",
 ) -> Certificate:
     """Judge an output by the logits of the target.
 

@@ -25,8 +25,9 @@ from aded.decoding import decode
 from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
 from aded.engines.base.options import MaxDraftTokens, budget_for
-from aded.engines.llamacpp.cost import cost_curve, set_threads, single_threads
+from aded.engines.llamacpp.cost import cost_curve, set_threads, threads_by_length
 from aded.engines.llamacpp.engine import PATHS, LlamaEngine, clear
+from aded.engines.llamacpp.exactness import chains_are_exact, exactness
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
 from aded.stats import Stats
@@ -43,7 +44,8 @@ def prepare(llama: Any, *, renew: bool = False) -> CostCurve:
     Args:
         renew: measure again, whatever is known.
     """
-    widen(llama)
+    if not chains_are_exact(llama):
+        widen(llama)
     clear(llama)
     llama.eval([0] * min(128, llama.n_ctx() // 2))
     return cost_curve(llama, llama.n_tokens, renew=renew)
@@ -54,7 +56,7 @@ def accelerate(
     *,
     drafter: str | Drafter = "adaptive",
     max_draft_tokens: MaxDraftTokens = "auto",
-    trees: bool = True,
+    trees: bool | None = None,
     stats: Stats | None = None,
     nodes: MaxDraftTokens | None = None,
 ) -> Callable[[], None]:
@@ -69,9 +71,9 @@ def accelerate(
         drafter: a drafter or the name of one; it goes on learning from call to call.
         max_draft_tokens: most draft tokens verified in a step, or "auto": as many as pay on this machine (measured at
             first use, see `prepare`).
-        trees: draft trees; False: chains only. An accepted branch that was not the first lies elsewhere in the cache,
-            and sums over it round otherwise; with chains and flash attention, on a processor, no bit of any score
-            differs from decoding one token at a time.
+        trees: whether to draft trees, or chains only. An accepted branch that was not the first lies elsewhere in the
+            cache, and sums over it round otherwise. None: chains where no bit of any score then differs from decoding
+            one token at a time (flash attention on a processor, see `Stats.exact`), else trees.
         stats: what decoding took is added to it.
         nodes: the old name of `max_draft_tokens`.
 
@@ -91,7 +93,9 @@ def accelerate(
             raise UnsupportedError(reason)
     restore(llama)
     shared = drafters.create(drafter) if isinstance(drafter, str) else drafter
-    widen(llama)
+    trees = not chains_are_exact(llama) if trees is None else trees
+    if trees:
+        widen(llama)
     plain = inspect.signature(llama.generate)
 
     def generate(*args: Any, **kwargs: Any) -> Iterator[int]:
@@ -148,11 +152,12 @@ def _generate(
     llama._mirostat_mu = ctypes.c_float(2.0 * sampling["mirostat_tau"])
     llama._sampler = llama._init_sampler(**sampling)
     pending = _not_in_cache(llama, list(tokens), reset)
-    if max_draft_tokens == "auto":
-        set_threads(llama, single_threads(llama, llama.n_tokens))
+    if stats is not None:
+        stats.exact = "rounding" if trees else exactness(llama)
+    threads = threads_by_length(llama, llama.n_tokens) if max_draft_tokens == "auto" else None
     try:
         while True:
-            engine = LlamaEngine(llama, pending, trees=trees)
+            engine = LlamaEngine(llama, pending, trees=trees, threads=threads)
             budget = budget_for(
                 max_draft_tokens,
                 drafter,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +13,7 @@ import llama_cpp
 from aded.budget.cost import SIZES, CostCurve
 from aded.engines.base.cost_files import kept_curve, processor
 from aded.engines.llamacpp.engine import blank
+from aded.engines.llamacpp.exactness import chains_are_exact, is_shared
 
 _LESS = 0.95  # of the time, for other threads than the caller's to be taken
 
@@ -35,13 +36,14 @@ def cost_curve(llama: Any, start: int, *, renew: bool = False) -> CostCurve:
 
 
 def single_threads(llama: Any, start: int) -> int:
-    """Threads for passes over one token: the caller's, or as many as for a batch where that is clearly faster.
+    """Threads for passes over one token: the caller's, or as many as for a batch where that is clearly faster and
+    changes no bit that is promised.
 
     llama-cpp-python takes half of the cores for one token unless told otherwise, which is right where two of them share
     arithmetic units, and not elsewhere. Measured once and kept on disk.
     """
     mine, batch = int(llama.n_threads), int(llama.n_threads_batch)
-    if mine == batch or llama.n_ctx() - start < 2:
+    if mine == batch or llama.n_ctx() - start < 2 or (chains_are_exact(llama) and is_shared(start)):
         return mine
     seconds = []
     for threads in ((mine, batch), (batch, batch)):
@@ -49,6 +51,12 @@ def single_threads(llama: Any, start: int) -> int:
         measure = partial(_measure, llama, start, [1], threads)
         seconds.append(kept_curve(llama, conditions, measure, on_disk=True)(1))
     return batch if seconds[1] < _LESS * seconds[0] else mine
+
+
+def threads_by_length(llama: Any, start: int) -> Callable[[int], int]:
+    """Threads for a pass over one token, by the entries before it, for a sequence that begins with `start` of them."""
+    first, exact = single_threads(llama, start), chains_are_exact(llama)
+    return lambda entries: int(llama.n_threads) if exact and is_shared(entries) else first
 
 
 def set_threads(llama: Any, single: int) -> None:

@@ -7,7 +7,7 @@ its depth. Afterwards the sequence of the accepted path becomes sequence 0 and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llama_cpp
@@ -69,6 +69,7 @@ class LlamaEngine:
         llama: made ready by `accelerate`.
         pending: the last tokens of the prompt, which are not in the cache yet; none if the last pass was over it.
         trees: whether to verify siblings.
+        threads: how many threads a pass over one token has after so many entries, where that changes.
 
     Attributes:
         length: tokens before the one that is chosen next.
@@ -76,8 +77,15 @@ class LlamaEngine:
         last: the token chosen last.
     """
 
-    def __init__(self, llama: Any, pending: Sequence[int], *, trees: bool = True) -> None:
-        self._llama, self._pending, self._trees = llama, list(pending), trees
+    def __init__(
+        self,
+        llama: Any,
+        pending: Sequence[int],
+        *,
+        trees: bool = True,
+        threads: Callable[[int], int] | None = None,
+    ) -> None:
+        self._llama, self._pending, self._trees, self._threads = llama, list(pending), trees, threads
         self._context = llama._ctx.ctx
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
@@ -128,6 +136,8 @@ class LlamaEngine:
         (tree,) = trees
         self._start = self.length - 1
         self._check_room(self._start + 2 + int(tree.depths.max(initial=-1)))
+        if self._threads is not None:
+            llama_cpp.llama_set_n_threads(self._context, self._threads(self._start), self._llama.n_threads_batch)
         order, sequences = assign_sequences(tree)
         self._leaf = [numbers[0] for numbers in sequences]
         leaves = 1 + max(map(max, sequences), default=0)
@@ -177,6 +187,12 @@ def clear(llama: Any) -> None:
 
 def blank(llama: Any, start: int, tokens: int) -> None:
     """A pass over `tokens` tokens that mean nothing, behind the first `start` entries of the cache; only they stay."""
+    fill(llama, start, tokens)
+    llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(llama._ctx.ctx), -1, start, -1)
+
+
+def fill(llama: Any, start: int, tokens: int) -> None:
+    """The same, but they stay as well."""
     batch = llama._batch.batch
     batch.n_tokens = tokens
     for i in range(tokens):
@@ -184,7 +200,6 @@ def blank(llama: Any, start: int, tokens: int) -> None:
     memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
     llama_cpp.llama_memory_seq_rm(memory, -1, start, -1)  # a reset leaves entries there
     llama._ctx.decode(llama._batch)
-    llama_cpp.llama_memory_seq_rm(memory, -1, start, -1)
 
 
 def _put(batch: Any, place: int, token: int, position: int, sequences: Sequence[int]) -> None:

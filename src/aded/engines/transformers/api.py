@@ -31,11 +31,11 @@ from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.exact_kernels import our_kernels
-from aded.engines.transformers.exactness import Exactness, exactness
+from aded.engines.transformers.exactness import exactness
 from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
-from aded.stats import Stats
+from aded.stats import Exactness, Stats
 
 # Processors that look at all rows of a batch together.
 _OF_WHOLE_BATCH = (

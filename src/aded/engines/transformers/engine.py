@@ -18,9 +18,9 @@ from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, verifies_trees
 from aded.engines.transformers.compat import CACHE, cache_of
 from aded.engines.transformers.exact_kernels import library_kernels
-from aded.engines.transformers.exactness import Exactness
 from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomial
+from aded.stats import Exactness
 from aded.tree import DraftTree
 
 CHUNK = 1024  # tokens of long prompts that go through the model at once
@@ -126,7 +126,7 @@ class TransformersEngine:
         exact: what holds for one prompt on this model.
 
     Attributes:
-        exact: what holds for these sequences, see `Exactness`.
+        exact: what holds for these sequences, see `Stats.exact`.
         scores, logits: processed and raw scores of each emitted token where the configuration asks for them.
     """
 

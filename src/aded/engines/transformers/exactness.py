@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any, Literal, cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,12 +14,8 @@ from aded.engines.transformers.attention import attention_windows, counted_atten
 from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.linear import is_ours
+from aded.stats import Exactness
 from aded.tree import DraftTree
-
-# "generate": scores are those of `generate` without us, bit for bit. "none": they are those of decoding by us without
-# drafts. "rounding": scores of several tokens at once differ by rounding from those of one, and two that tie may change
-# places.
-Exactness = Literal["generate", "none", "rounding"]
 
 _PROMPT = 16  # tokens of a probe's prompt, whose entries are then repeated
 _ENTRIES = 515  # in its cache: more than the library's block of 512 keys, and no multiple of its groups of 4 and 16
