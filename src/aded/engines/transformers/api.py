@@ -29,10 +29,11 @@ from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import verifies_trees
 from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.cost import cost_curve
-from aded.engines.transformers.engine import TransformersEngine
+from aded.engines.transformers.engine import TransformersEngine, Way
 from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.exactness import exactness
 from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
+from aded.engines.transformers.trial import found_way
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
 from aded.stats import Exactness, Stats
@@ -165,9 +166,10 @@ def generate(
         _refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
         runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
         exact: Exactness = "rounding" if compile else exactness(model)
+        way: Way = "trees" if compile else _way(model, input_ids, generation_config, model_kwargs)
         with our_kernels(model, compiled=runner.fixed):
             given = (model, input_ids, generation_config, processors, criteria, dict(model_kwargs), runner, exact)
-            engine = TransformersEngine(*given)
+            engine = TransformersEngine(*given, way=way)
             if stats is not None:
                 stats.exact = engine.exact
             held = int(model_kwargs[CACHE].get_seq_length())
@@ -203,12 +205,14 @@ def _refuse(
         "beam search and other modes than greedy and sampling keep several sequences": config.get_generation_mode()
         not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
         "encoder-decoder models are not supported": model.config.is_encoder_decoder,
+        "it decodes in a way of its own": _plain_class(model)._sample is not GenerationMixin._sample,
         "a recurrent state cannot drop rejected drafts": getattr(model, "_is_stateful", False),
         "attentions and hidden states of a tree pass differ in shape from plain decoding's": returned
         and (config.output_attentions or config.output_hidden_states),
         "synchronised generation over several processes is not supported": synced,
         "speculative decoding needs the key/value cache (use_cache=True)": not kwargs.get("use_cache", True),
     }
+    _raise_first(reasons)
     if compile:
         reasons |= {
             "compile=True decodes one sequence": input_ids.shape[0] > 1,
@@ -231,14 +235,30 @@ def _refuse(
             )
             and any(not isinstance(criterion, MaxLengthCriteria | MaxTimeCriteria) for criterion in criteria),
         }
-    for reason, holds in reasons.items():
-        if holds:
-            raise UnsupportedError(f'{reason}; decode without ADED, or pass on_unsupported="fallback"')
+    _raise_first(reasons)
     if cache is not None:
         kv.check(cache)
 
 
-def _plain_class(model: Any) -> type:
+def _raise_first(reasons: dict[str, bool]) -> None:
+    for reason, holds in reasons.items():
+        if holds:
+            raise UnsupportedError(f'{reason}; decode without ADED, or pass on_unsupported="fallback"')
+
+
+def _way(model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs: dict[str, Any]) -> Way:
+    """How drafts are verified, after a trial.
+
+    Raises:
+        UnsupportedError: scores of several tokens at once are not those of each, or cannot be had.
+    """
+    way, reason = found_way(model, _plain_class(model)._sample, input_ids, config, kwargs)
+    if way == "none" or (way == "chains" and len(input_ids) > 1):
+        raise UnsupportedError(reason)
+    return way
+
+
+def _plain_class(model: Any) -> Any:
     return getattr(type(model), "_aded_plain_class", type(model))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from aded.batch import Limits, Outcomes
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.attention import attention_windows, verifies_trees
+from aded.engines.transformers.attention import attention_windows
 from aded.engines.transformers.compat import CACHE, cache_of
 from aded.engines.transformers.exact_kernels import library_kernels
 from aded.engines.transformers.forward import ForwardRunner
@@ -23,8 +23,11 @@ from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomia
 from aded.stats import Exactness
 from aded.tree import DraftTree
 
+# How drafts can be verified: as trees; as trees, whose chains need a mask as well; as chains; or not at all.
+Way = Literal["trees", "masked", "chains", "none"]
+
 CHUNK = 1024  # tokens of long prompts that go through the model at once
-_TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")
+TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")
 
 
 def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
@@ -105,6 +108,10 @@ class _Scores:
             return engine.sampler(torch.softmax(scores, dim=-1), self._slot, engine.emitted(self._slot))
         return int(scores.argmax(-1))
 
+    def logits(self, row: int) -> torch.Tensor:
+        """float32 (vocabulary,), before any processor."""
+        return self._pass.logits[self._index, row]
+
     def top_k(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
         if not self._pass.k:
             return None
@@ -124,6 +131,7 @@ class TransformersEngine:
         model_kwargs: what `generate` passes to its decoding methods (cache, masks, positions and the model's own).
         runner: how passes are run.
         exact: what holds for one prompt on this model.
+        way: how drafts can be verified.
 
     Attributes:
         exact: what holds for these sequences, see `Stats.exact`.
@@ -140,11 +148,14 @@ class TransformersEngine:
         model_kwargs: dict[str, Any],
         runner: ForwardRunner,
         exact: Exactness = "rounding",
+        *,
+        way: Way = "trees",
     ) -> None:
         self.model, self.config, self.kwargs, self.runner = model, generation_config, model_kwargs, runner
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
         self._stopping = Stopping(criteria)
-        self._windows, self._trees = attention_windows(model), verifies_trees(model)
+        self._windows, self._trees = attention_windows(model), way in ("trees", "masked")
+        self._masked = way == "masked" or runner.fixed or len(input_ids) > 1
         self._vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
         kv.check(model_kwargs.get(CACHE))
         returns = generation_config.return_dict_in_generate
@@ -242,7 +253,7 @@ class TransformersEngine:
         """The configuration, with chunks for long prompts of text alone: a pass then takes bounded memory. Not where
         the bits are to be those of `generate`, which takes a prompt in whole."""
         chunk = max(CHUNK // len(self._active), 1)
-        special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in _TEXT_INPUTS)
+        special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in TEXT_INPUTS)
         special |= self.config.prefill_chunk_size is not None or kv.room(self.cache) is not None
         if special or self.exact == "generate" or self._prompt <= 2 * chunk:
             return self.config
@@ -275,7 +286,7 @@ class TransformersEngine:
         if kwargs.get("logits_to_keep") is not None:
             kwargs["logits_to_keep"] = count
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
-        if self.batch or self.runner.fixed or not trees[0].is_chain:
+        if self._masked or not trees[0].is_chain:
             lengths = self._entries if self.batch else None
             inputs["attention_mask"] = kv.masks(
                 self.model, self._windows, self.cache, trees, count, lengths, self._padding
