@@ -12,7 +12,7 @@ VOCABULARY = 99
 _LAYERS = 2
 _HIDDEN = 64
 
-# What a whole number in a configuration becomes, by the first pattern that its name has. A number that is smaller stays.
+# What a whole number in a configuration becomes, by the first pattern that its name has. Smaller numbers stay.
 _SIZES: tuple[tuple[str, int], ...] = (
     (r"token_id|_id$|index$|_idx$|type_vocab|max_position|n_positions|max_length|max_.*positions|n_ctx", 0),
     (r"^(vocab_size|.*_vocab_size)$", VOCABULARY),

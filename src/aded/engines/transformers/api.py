@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, Literal, cast
 
 import torch
@@ -20,7 +21,7 @@ from transformers.generation.logits_process import (
 from transformers.generation.stopping_criteria import MaxLengthCriteria, MaxTimeCriteria
 from transformers.generation.utils import GENERATION_MODES_MAPPING, GenerateDecoderOnlyOutput
 
-from aded.budget.cost import CostCurve
+from aded.budget.cost import MAX_DRAFT_TOKENS, CostCurve
 from aded.decoding import decode
 from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
@@ -33,6 +34,7 @@ from aded.engines.transformers.engine import TransformersEngine, Way
 from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.exactness import exactness
 from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
+from aded.engines.transformers.positions import fixed_positions, grows
 from aded.engines.transformers.trial import found_way
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
@@ -99,6 +101,9 @@ def _decode(
                 for position in range(shown, ready):
                     streamer.put(engine.output()[:, position].cpu())
                 shown = ready
+    except BaseException:
+        engine.abandon()
+        raise
     finally:
         engine.runner.end(engine.cache)
     if streamer is not None:
@@ -157,7 +162,7 @@ def generate(
         raise ValueError(f'on_unsupported must be "raise" or "fallback", not {on_unsupported!r}')
     if streamer is None:
         # transformers 5 does not hand the streamer on to a callable; it is a local of the `generate` that called us.
-        streamer = sys._getframe(1).f_locals.get("streamer")
+        streamer = _callers_streamer(model)
     processors = LogitsProcessorList() if logits_processor is None else logits_processor
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
@@ -205,6 +210,8 @@ def _refuse(
         "beam search and other modes than greedy and sampling keep several sequences": config.get_generation_mode()
         not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
         "encoder-decoder models are not supported": model.config.is_encoder_decoder,
+        "its positions mean something else beyond "
+        f"{fixed_positions(model)} tokens, which this text would reach": _crosses(model, input_ids, config),
         "it decodes in a way of its own": _plain_class(model)._sample is not GenerationMixin._sample,
         "a recurrent state cannot drop rejected drafts": getattr(model, "_is_stateful", False),
         "attentions and hidden states of a tree pass differ in shape from plain decoding's": returned
@@ -227,8 +234,11 @@ def _refuse(
             and (kv.room(cache) is not None or cache.get_seq_length() > 0),
             "scores and logits of a batch are not returned": returned
             and (config.output_scores or config.output_logits),
-            "a processor that tells a batch's rows apart cannot see one at a time": any(
-                isinstance(processor, _OF_WHOLE_BATCH) for processor in processors
+            "a processor that tells a batch's rows apart, or may, cannot see one at a time": any(
+                isinstance(processor, _OF_WHOLE_BATCH) or not _is_librarys(processor) for processor in processors
+            ),
+            "a criterion that may look at a whole batch cannot see one row at a time": any(
+                not _is_librarys(criterion) for criterion in criteria
             ),
             "without an end-of-sequence token, rows of a batch go on until a criterion holds for all of them": not any(
                 hasattr(criterion, "eos_token_id") for criterion in criteria
@@ -240,10 +250,29 @@ def _refuse(
         kv.check(cache)
 
 
+def _crosses(model: Any, input_ids: torch.Tensor, config: GenerationConfig) -> bool:
+    """Whether a draft may reach positions that change what others mean."""
+    fixed = fixed_positions(model)
+    if fixed is None or int(config.max_length) + MAX_DRAFT_TOKENS <= fixed:
+        return False
+    return grows(model) or input_ids.shape[1] <= fixed
+
+
 def _raise_first(reasons: dict[str, bool]) -> None:
     for reason, holds in reasons.items():
         if holds:
             raise UnsupportedError(f'{reason}; decode without ADED, or pass on_unsupported="fallback"')
+
+
+def _callers_streamer(model: Any) -> Any:
+    """The streamer of the `model.generate` that we are called by, through whatever wraps us."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        known = frame.f_locals
+        if frame.f_code.co_name == "generate" and known.get("self") is model and "streamer" in known:
+            return known["streamer"]
+        frame = cast(Any, frame.f_back)
+    return None
 
 
 def _way(model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs: dict[str, Any]) -> Way:
@@ -256,6 +285,11 @@ def _way(model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs: 
     if way == "none" or (way == "chains" and len(input_ids) > 1):
         raise UnsupportedError(reason)
     return way
+
+
+def _is_librarys(processor: Any) -> bool:
+    """Whether a processor or criterion is transformers' own: those look at each row by itself, with few exceptions."""
+    return type(processor).__module__.split(".")[0] == "transformers"
 
 
 def _plain_class(model: Any) -> Any:
@@ -283,6 +317,8 @@ def accelerate(
     call in the same way. transformers' own assistants and prompt lookup go their own way, with a warning. `nodes` is
     the old name of `max_draft_tokens`.
     """
+    if not isinstance(model, GenerationMixin) and callable(base := getattr(model, "get_base_model", None)):
+        model = base()  # of a PeftModel: its `generate` calls that of the model it adapts
     if not isinstance(model, GenerationMixin):
         name = type(model).__name__
         raise UnsupportedError(f"{name} has no generate method to accelerate; pass a causal language model")
@@ -302,8 +338,18 @@ def accelerate(
     def validate(self: Any, model_kwargs: dict[str, Any]) -> None:
         plain._validate_model_kwargs(self, _without_ours(model_kwargs))
 
+    def reduced(self: Any, protocol: Any) -> Any:
+        """Pickled as what it was: the subclass lives in this process only."""
+        return object.__new__, (plain,), vars(self)
+
+    def copied(self: Any, memo: dict[int, Any]) -> Any:
+        new = memo[id(self)] = object.__new__(type(self))
+        vars(new).update(deepcopy(vars(self), memo))
+        return new
+
     same = {name: getattr(plain, name) for name in ("__module__", "__doc__", "__qualname__")}
     namespace = {"_sample": method, "_beam_search": method, "_assisted_decoding": assisted, **same}
+    namespace |= {"__reduce_ex__": reduced, "__deepcopy__": copied}
     namespace |= {"_validate_model_kwargs": validate, "_aded_plain_class": plain}
     model.__class__ = type(plain.__name__, (plain,), namespace)
     return lambda: restore(model)

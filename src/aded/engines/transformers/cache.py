@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
+# Of layers that read what others hold, in releases that have it.
+_DUMMY = getattr(cache_utils, "DummyLayer", ())
+
 
 def _layers(cache: Cache) -> list[Any]:
-    return cast("list[Any]", cache.layers)
+    """The layers that can hold entries."""
+    return [layer for layer in cast("list[Any]", cache.layers) if not isinstance(layer, _DUMMY)]
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -80,6 +85,14 @@ def plain(keys: torch.Tensor, values: torch.Tensor) -> DynamicLayer:
     return layer
 
 
+def device_of(model: Any) -> torch.device:
+    """Where a model's inputs go; of an offloaded one, whose own weights are nowhere, where it is run."""
+    if model.device.type != "meta":
+        device: torch.device = model.device
+        return device
+    return torch.device(getattr(getattr(model, "_hf_hook", None), "execution_device", None) or "cpu")
+
+
 def check(cache: Cache | None) -> None:
     """Refuse a cache whose entries cannot be taken back one by one."""
     if cache is None:
@@ -121,12 +134,12 @@ def slides(cache: Cache | None) -> bool:
 
 def widen(cache: Cache) -> None:
     """Before a batch's prompts: let sliding layers keep everything, since rows slide at different paces."""
-    cache.layers = [DynamicLayer() if isinstance(x, DynamicSlidingWindowLayer) else x for x in _layers(cache)]
+    cache.layers = [DynamicLayer() if isinstance(x, DynamicSlidingWindowLayer) else x for x in cache.layers]
 
 
 def prepare(cache: Cache) -> None:
     """After the prompt: make room to grow; let sliding layers hold on to what a rejected draft would push out."""
-    for index, layer in enumerate(_layers(cache)):
+    for index, layer in enumerate(cast("list[Any]", cache.layers)):
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.activate_past_recording()
         elif type(layer) is DynamicLayer and layer.is_initialized:
@@ -135,7 +148,7 @@ def prepare(cache: Cache) -> None:
 
 def finish(cache: Cache) -> None:
     """Undo `prepare`, so that the cache can be used elsewhere."""
-    for index, layer in enumerate(_layers(cache)):
+    for index, layer in enumerate(cast("list[Any]", cache.layers)):
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.record_past = False
         elif isinstance(layer, _PreallocatedLayer):
@@ -157,26 +170,35 @@ def room(cache: Cache) -> int | None:
 
 def keep(cache: Cache, count: int, rows: Sequence[int]) -> None:
     """One sequence: of the last `count` entries keep those at `rows` (ascending), moved together."""
-    apart = list(rows) != list(range(len(rows)))
     for layer in _layers(cache):
-        if not layer.is_initialized:
-            continue  # layers that share another layer's entries hold none
-        static = isinstance(layer, StaticLayer)
-        start = (int(layer.get_seq_length()) if static else layer.keys.shape[-2]) - count
-        end = start + len(rows)
-        if apart:
-            source = torch.tensor(rows, device=layer.keys.device) + start
-            for x in (layer.keys, layer.values):
-                x[:, :, start:end] = x[:, :, source]
-        if static:
-            layer.cumulative_length.fill_(end)
-        elif isinstance(layer, _PreallocatedLayer):
-            layer.trim(end)
-        else:
-            layer.cumulative_length -= count - len(rows)
-            layer.keys, layer.values = layer.keys[:, :, :end], layer.values[:, :, :end]
-            if layer.cumulative_length >= (window := layer.sliding_window):
-                layer.keys, layer.values = layer.keys[:, :, 1 - window :], layer.values[:, :, 1 - window :]
+        if layer.is_initialized:
+            _keep_of(layer, count, rows)
+
+
+def cut(cache: Cache, entries: int) -> None:
+    """One sequence: keep the first so many entries, also where a pass was interrupted between layers."""
+    for layer in _layers(cache):
+        if layer.is_initialized and (more := int(layer.get_seq_length()) - entries) > 0:
+            _keep_of(layer, more, ())
+
+
+def _keep_of(layer: Any, count: int, rows: Sequence[int]) -> None:
+    static = isinstance(layer, StaticLayer)
+    start = (int(layer.get_seq_length()) if static else layer.keys.shape[-2]) - count
+    end = start + len(rows)
+    if list(rows) != list(range(len(rows))):
+        source = torch.tensor(rows, device=layer.keys.device) + start
+        for x in (layer.keys, layer.values):
+            x[:, :, start:end] = x[:, :, source]
+    if static:
+        layer.cumulative_length.fill_(end)
+    elif isinstance(layer, _PreallocatedLayer):
+        layer.trim(end)
+    else:
+        layer.cumulative_length -= count - len(rows)
+        layer.keys, layer.values = layer.keys[:, :, :end], layer.values[:, :, :end]
+        if layer.cumulative_length >= (window := layer.sliding_window):
+            layer.keys, layer.values = layer.keys[:, :, 1 - window :], layer.values[:, :, 1 - window :]
 
 
 def keep_rows(cache: Cache, lengths: Sequence[int], kept: Sequence[Sequence[int]]) -> None:
@@ -256,5 +278,5 @@ def masks(
             visible &= column > (length + depth)[:, :, None] - window
             step[:] = among & (depth[:, :, None] - depth[:, None] < window)
         mask = torch.zeros(visible.shape, dtype=model.dtype).masked_fill_(~visible, torch.finfo(model.dtype).min)
-        result[kind] = mask[:, None].to(model.device)
+        result[kind] = mask[:, None].to(device_of(model))
     return result if len(result) > 1 else next(iter(result.values()))

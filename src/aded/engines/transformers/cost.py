@@ -11,13 +11,15 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicCache
 
-from aded.budget.cost import MAX_DRAFT_TOKENS, CostCurve
+from aded.budget.cost import MAX_DRAFT_TOKENS, SIZES, CostCurve
 from aded.engines.base.cost_files import kept_curve, processor
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import implementation
 from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.exact_kernels import our_kernels
-from aded.engines.transformers.forward import SIZES, ForwardRunner
+from aded.engines.transformers.forward import SIZES as COMPILED_SIZES
+from aded.engines.transformers.forward import ForwardRunner
+from aded.engines.transformers.positions import fixed_positions
 from aded.files import digest
 from aded.kernels import compiled_sources
 
@@ -62,7 +64,13 @@ def _conditions(model: Any, runner: ForwardRunner) -> dict[str, Any]:
 @torch.no_grad()
 def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
     length = max(1, min(length, 128))
-    prompt = torch.ones(1, length, dtype=torch.long, device=model.device)
+    longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or _FAR
+    longest = min(longest, fixed_positions(model) or longest)
+    length = max(1, min(length, longest - SIZES[-1]))
+    sizes = [size for size in SIZES if size < longest - length]
+    if len(sizes) < 2:
+        return CostCurve([1, 2], [1.0, 1e6])  # no room for a draft
+    prompt = torch.ones(1, length, dtype=torch.long, device=kv.device_of(model))
     past = DynamicCache(config=model.config.get_text_config(decoder=True))
     wait: Callable[[], None] = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
@@ -84,11 +92,10 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
         runner.begin(past)
         per_entry = (0.0, 0.0)
         if runner.fixed:
-            curve = CostCurve.measure(step, sizes=SIZES).in_steps()
+            curve = CostCurve.measure(step, sizes=COMPILED_SIZES).in_steps()
             runner.end(past)
         else:
-            curve = CostCurve.measure(step)
-            longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or _FAR
+            curve = CostCurve.measure(step, sizes=sizes)
             entries = min(_FAR, longest - length - MAX_DRAFT_TOKENS - 1)
             per_entry = _per_entry(step, curve, past, entries) if entries >= 64 else per_entry
     return CostCurve(curve.sizes, curve.seconds, length=length, per_entry=per_entry, steady=curve.steady)

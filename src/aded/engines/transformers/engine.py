@@ -19,6 +19,7 @@ from aded.engines.transformers.attention import attention_windows
 from aded.engines.transformers.compat import CACHE, cache_of
 from aded.engines.transformers.exact_kernels import library_kernels
 from aded.engines.transformers.forward import ForwardRunner
+from aded.engines.transformers.positions import fixed_positions
 from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomial
 from aded.stats import Exactness
 from aded.tree import DraftTree
@@ -27,6 +28,7 @@ from aded.tree import DraftTree
 Way = Literal["trees", "masked", "chains", "none"]
 
 CHUNK = 1024  # tokens of long prompts that go through the model at once
+_ROOM = 256  # tokens that there is room for at first, and more as they come
 TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")
 
 
@@ -135,6 +137,7 @@ class TransformersEngine:
 
     Attributes:
         exact: what holds for these sequences, see `Stats.exact`.
+        room: tokens a row may have at most, its prompt included.
         scores, logits: processed and raw scores of each emitted token where the configuration asks for them.
     """
 
@@ -168,9 +171,10 @@ class TransformersEngine:
         self.batch = rows > 1
         self.sampler = SharedNoise(rows) if self.batch else multinomial
         pad = getattr(generation_config, "_pad_token_tensor", None)
-        room = max(int(generation_config.max_length) - self._prompt, 0) + 1
-        empty = input_ids.new_full((rows, room), 0 if pad is None else int(pad))
-        self._buffer = torch.cat([input_ids, empty], dim=-1)
+        self.room = max(int(generation_config.max_length), self._prompt)
+        self._pad = 0 if pad is None else int(pad)
+        self._buffer = input_ids
+        self._make_room(self._prompt + 1)
         self._lengths: list[int] = [self._prompt] * rows  # of each row in the buffer
         self._active = list(range(rows))
         self._scored: dict[int, _Scores] = {}  # of the last pass, by slot
@@ -210,10 +214,11 @@ class TransformersEngine:
         """How many tokens a row has emitted."""
         return int(self._lengths[row] - self._prompt)
 
-    @property
-    def room(self) -> int:
-        """Tokens a row may have at most, its prompt included."""
-        return int(self._buffer.shape[1]) - 1
+    def _make_room(self, tokens: int) -> None:
+        """See to it that rows of so many tokens fit."""
+        if tokens > (now := self._buffer.shape[1]):
+            more = self._buffer.new_full((len(self._buffer), max(_ROOM, now, tokens - now)), self._pad)
+            self._buffer = torch.cat([self._buffer, more], dim=-1)
 
     def append(self, slot: int, token: int) -> bool:
         """Make `token` the last of a row, and keep the scores that `return_dict_in_generate` asked for."""
@@ -221,9 +226,10 @@ class TransformersEngine:
             for kept, scores in zip((self.scores, self.logits), found, strict=True):
                 if kept is not None:
                     kept.append(scores)
+        self._make_room(self._lengths[slot] + 1)
         self._buffer[slot, self._lengths[slot]] = token
         self._lengths[slot] += 1
-        return self._stopping(self.ids(slot), token) or self._lengths[slot] >= self.room
+        return self._stopping(self.ids(slot), token, self.scores) or self._lengths[slot] >= self.room
 
     def limits(self, slots: Sequence[int]) -> Limits:
         """A path of d drafted tokens emits d + 1, and a static cache has only so many entries left."""
@@ -255,6 +261,7 @@ class TransformersEngine:
         chunk = max(CHUNK // len(self._active), 1)
         special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in TEXT_INPUTS)
         special |= self.config.prefill_chunk_size is not None or kv.room(self.cache) is not None
+        special |= fixed_positions(self.model) is not None
         if special or self.exact == "generate" or self._prompt <= 2 * chunk:
             return self.config
         config = copy(self.config)
@@ -307,6 +314,11 @@ class TransformersEngine:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), grown)], dim=-1)
         if self._position is not None:
             self._position = self._position + torch.tensor([[len(rows)] for rows in kept]).to(self._position)
+
+    def abandon(self) -> None:
+        """After an error: leave no entry in the cache of the pass that was not committed."""
+        if not self.batch and hasattr(self, "_entries"):
+            kv.cut(self.cache, self._entries[0])
 
     def _longest(self) -> int:
         """Entries of the longest row in the cache, where a step's entries begin."""

@@ -58,7 +58,7 @@ class ForwardRunner:
 
     def blank(self, cache: Cache, count: int) -> Any:
         """A pass over `count` tokens that mean nothing, one after the other."""
-        ids = torch.ones(1, count, dtype=torch.long, device=self._model.device)
+        ids = torch.ones(1, count, dtype=torch.long, device=kv.device_of(self._model))
         return self.run({"input_ids": ids, **with_cache(cache)})
 
     def end(self, cache: Cache) -> None:

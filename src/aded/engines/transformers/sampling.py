@@ -79,9 +79,10 @@ class Stopping:
             else:
                 self._others.append(criterion)
 
-    def __call__(self, ids: torch.Tensor, token: int) -> bool:
-        """Whether a row, `ids` (1, length), ends with its last token."""
-        asked: Any = self._others(ids, None).all() if self._others else False
+    def __call__(self, ids: torch.Tensor, token: int, scores: list[torch.Tensor] | None) -> bool:
+        """Whether a row, `ids` (1, length), ends with its last token; `scores` are those it emitted, if kept."""
+        kept: Any = None if scores is None else tuple(scores)
+        asked: Any = self._others(ids, kept).all() if self._others else False
         return bool(asked) or token in self._ends or ids.shape[1] >= self._longest
 
 

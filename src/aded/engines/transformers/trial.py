@@ -18,7 +18,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
 from aded.batch import Outcomes
-from aded.engines.transformers.attention import verifies_trees
+from aded.engines.transformers.attention import implementation, verifies_trees
 from aded.engines.transformers.engine import TEXT_INPUTS, TransformersEngine, Way
 from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.forward import ForwardRunner
@@ -53,7 +53,9 @@ def found_way(
             for a few tokens; else a few tokens of its prompt are.
     """
     special = sorted(x for x, value in kwargs.items() if isinstance(value, torch.Tensor) and x not in TEXT_INPUTS)
-    key = len(input_ids) > 1, tuple(special), model.dtype, model.training
+    prepares = model.prepare_inputs_for_generation  # adapters that put tokens before a prompt change it
+    attention = implementation(model), getattr(prepares, "__func__", prepares)
+    key = len(input_ids) > 1, tuple(special), model.dtype, model.training, *attention
     known = _FOUND.setdefault(model, {})
     if key not in known:
         devices = [model.device] if model.device.type == "cuda" else []
