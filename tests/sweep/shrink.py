@@ -105,7 +105,9 @@ def small_config(config_class: type[PreTrainedConfig], changes: dict[str, Any]) 
     Args:
         changes: fields that shrinking alone does not get right; those of parts by the part's name.
     """
-    return config_class(**_merged(_shrunk(config_class()), changes))
+    config = config_class()
+    decoder = {"is_decoder": True} if getattr(config, "is_decoder", True) is False else {}
+    return config_class(**_merged(_shrunk(config) | decoder, changes))
 
 
 def small_model(model_class: type[Any], changes: dict[str, Any]) -> Any:

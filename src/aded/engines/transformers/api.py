@@ -35,6 +35,7 @@ from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.exactness import exactness
 from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
 from aded.engines.transformers.positions import fixed_positions, grows
+from aded.engines.transformers.recurrent import LINEAR, is_recurrent
 from aded.engines.transformers.trial import found_way
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
@@ -104,6 +105,8 @@ def _decode(
     except BaseException:
         engine.abandon()
         raise
+    else:
+        engine.settle()
     finally:
         engine.runner.end(engine.cache)
     if streamer is not None:
@@ -177,7 +180,7 @@ def generate(
             engine = TransformersEngine(*given, way=way)
             if stats is not None:
                 stats.exact = engine.exact
-            held = int(model_kwargs[CACHE].get_seq_length())
+            held = kv.length(model_kwargs[CACHE]) or 0
             return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
     except UnsupportedError as error:
         if on_unsupported == "raise":
@@ -213,7 +216,8 @@ def _refuse(
         "its positions mean something else beyond "
         f"{fixed_positions(model)} tokens, which this text would reach": _crosses(model, input_ids, config),
         "it decodes in a way of its own": _plain_class(model)._sample is not GenerationMixin._sample,
-        "a recurrent state cannot drop rejected drafts": getattr(model, "_is_stateful", False),
+        "a recurrent state is kept for one sequence from its beginning on, and not compiled": is_recurrent(model)
+        and (compile or len(input_ids) > 1 or (cache is not None and _holds_something(cache))),
         "attentions and hidden states of a tree pass differ in shape from plain decoding's": returned
         and (config.output_attentions or config.output_hidden_states),
         "synchronised generation over several processes is not supported": synced,
@@ -285,6 +289,10 @@ def _way(model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs: 
     if way == "none" or (way == "chains" and len(input_ids) > 1):
         raise UnsupportedError(reason)
     return way
+
+
+def _holds_something(cache: Any) -> bool:
+    return any(any(layer.has_previous_state.values()) for layer in cache.layers if isinstance(layer, LINEAR))
 
 
 def _is_librarys(processor: Any) -> bool:

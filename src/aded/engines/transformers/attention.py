@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from aded.engines.transformers.recurrent import is_recurrent
 from aded.errors import UnsupportedError
 from aded.kernels import attention
 from aded.kernels.openmp import Parallel, UnavailableError
@@ -275,6 +276,8 @@ def attention_windows(model: Any) -> dict[str, int | None]:
     config = model.config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
+    if is_recurrent(model):  # chains without a mask
+        kinds &= {"full_attention", "sliding_attention"}
     if other := ", ".join(sorted(kinds - {"full_attention", "sliding_attention"})):
         raise UnsupportedError(f"layers of kind {other} cannot verify drafts; decode it without ADED")
     return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
@@ -289,4 +292,6 @@ def verifies_trees(model: Any) -> bool:
     config = model.config.get_text_config(decoder=True)
     takes = inspect.signature(model.forward).parameters
     alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
+    if is_recurrent(model):  # a state has one past
+        return False
     return not alibi and {"position_ids", "attention_mask"} <= set(takes) and implementation(model) in ("eager", "sdpa")

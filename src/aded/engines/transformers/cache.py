@@ -13,16 +13,27 @@ import torch
 from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
+from aded.engines.transformers.recurrent import KNOWN, LINEAR
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
 # Of layers that read what others hold, in releases that have it.
-_DUMMY = getattr(cache_utils, "DummyLayer", ())
+_DUMMIES: tuple[Any, ...] = (cache_utils.DummyLayer,) if hasattr(cache_utils, "DummyLayer") else ()
 
 
 def _layers(cache: Cache) -> list[Any]:
     """The layers that can hold entries."""
-    return [layer for layer in cast("list[Any]", cache.layers) if not isinstance(layer, _DUMMY)]
+    return [layer for layer in cast("list[Any]", cache.layers) if not _is_without_entries(layer)]
+
+
+def _is_without_entries(layer: Any) -> bool:
+    return isinstance(layer, _DUMMIES) or (isinstance(layer, LINEAR) and not isinstance(layer, DynamicLayer))
+
+
+def length(cache: Cache) -> int | None:
+    """Tokens whose entries are held; None where no layer holds any, but states alone."""
+    layers = _layers(cache)
+    return int(cache.get_seq_length()) if layers or not cache.layers else None
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -97,18 +108,18 @@ def check(cache: Cache | None) -> None:
     """Refuse a cache whose entries cannot be taken back one by one."""
     if cache is None:
         raise UnsupportedError("speculative decoding needs the key/value cache; pass use_cache=True")
-    for layer in _layers(cache):
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer):
+    for layer in cast("list[Any]", cache.layers):
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, *KNOWN, *_DUMMIES):
             raise UnsupportedError(
                 f"this model keeps its state in a {type(layer).__name__}, which cannot drop rejected drafts "
-                "(recurrent, hybrid, quantized and rolling static caches cannot); decode it without ADED"
+                "(quantized, indexed and rolling static caches cannot); decode it without ADED"
             )
 
 
 def check_filled(cache: Cache, tokens: int) -> None:
     """After a prompt of so many tokens: refuse a model that keeps no entry for each, or others besides."""
-    entries = int(cache.get_seq_length()) if _layers(cache) else 0
-    if entries != tokens:
+    entries = length(cache)
+    if entries is not None and entries != tokens:
         raise UnsupportedError(
             f"after a prompt of {tokens} tokens this model's cache holds {entries} entries, so no draft can be placed "
             "behind it; decode it without ADED"
@@ -194,9 +205,12 @@ def _keep_of(layer: Any, count: int, rows: Sequence[int]) -> None:
         layer.cumulative_length.fill_(end)
     elif isinstance(layer, _PreallocatedLayer):
         layer.trim(end)
+    elif not isinstance(layer, DynamicSlidingWindowLayer):  # beside a state
+        layer.keys, layer.values = layer.keys[:, :, :end], layer.values[:, :, :end]
     else:
         layer.cumulative_length -= count - len(rows)
-        layer.keys, layer.values = layer.keys[:, :, :end], layer.values[:, :, :end]
+        keys, values = cast("tuple[torch.Tensor, torch.Tensor]", (layer.keys, layer.values))
+        layer.keys, layer.values = keys[:, :, :end], values[:, :, :end]
         if layer.cumulative_length >= (window := layer.sliding_window):
             layer.keys, layer.values = layer.keys[:, :, 1 - window :], layer.values[:, :, 1 - window :]
 

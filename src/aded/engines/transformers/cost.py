@@ -19,7 +19,7 @@ from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.forward import SIZES as COMPILED_SIZES
 from aded.engines.transformers.forward import ForwardRunner
-from aded.engines.transformers.positions import fixed_positions
+from aded.engines.transformers.positions import longest
 from aded.files import digest
 from aded.kernels import compiled_sources
 
@@ -64,10 +64,9 @@ def _conditions(model: Any, runner: ForwardRunner) -> dict[str, Any]:
 @torch.no_grad()
 def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
     length = max(1, min(length, 128))
-    longest = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or _FAR
-    longest = min(longest, fixed_positions(model) or longest)
-    length = max(1, min(length, longest - SIZES[-1]))
-    sizes = [size for size in SIZES if size < longest - length]
+    most = longest(model) or _FAR
+    length = max(1, min(length, most - SIZES[-1]))
+    sizes = [size for size in SIZES if size < most - length]
     if len(sizes) < 2:
         return CostCurve([1, 2], [1.0, 1e6])  # no room for a draft
     prompt = torch.ones(1, length, dtype=torch.long, device=kv.device_of(model))
@@ -96,7 +95,7 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
             runner.end(past)
         else:
             curve = CostCurve.measure(step, sizes=sizes)
-            entries = min(_FAR, longest - length - MAX_DRAFT_TOKENS - 1)
+            entries = min(_FAR, most - length - MAX_DRAFT_TOKENS - 1)
             per_entry = _per_entry(step, curve, past, entries) if entries >= 64 else per_entry
     return CostCurve(curve.sizes, curve.seconds, length=length, per_entry=per_entry, steady=curve.steady)
 

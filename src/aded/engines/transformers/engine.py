@@ -20,6 +20,7 @@ from aded.engines.transformers.compat import CACHE, cache_of
 from aded.engines.transformers.exact_kernels import library_kernels
 from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.positions import fixed_positions
+from aded.engines.transformers.recurrent import MOST_AGAIN, Snapshot, is_recurrent
 from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomial
 from aded.stats import Exactness
 from aded.tree import DraftTree
@@ -178,6 +179,9 @@ class TransformersEngine:
         self._lengths: list[int] = [self._prompt] * rows  # of each row in the buffer
         self._active = list(range(rows))
         self._scored: dict[int, _Scores] = {}  # of the last pass, by slot
+        self._stateful = is_recurrent(model)
+        self._snapshot: Snapshot | None = None  # of states before the pass, where it has drafts
+        self._again: list[int] = []  # tokens whose entries and states were dropped with those of rejected drafts
         self._mask: torch.Tensor | None = model_kwargs.get("attention_mask")
         self._count = 0
         # Where the library masks something, or multiplies several rows at once, its bits are others.
@@ -234,6 +238,8 @@ class TransformersEngine:
     def limits(self, slots: Sequence[int]) -> Limits:
         """A path of d drafted tokens emits d + 1, and a static cache has only so many entries left."""
         left = kv.room(self.cache)
+        if len(self._again) >= MOST_AGAIN:
+            left = 1
         nodes = MAX_DRAFT_TOKENS if left is None else min(left - 1, MAX_DRAFT_TOKENS)
         depth = [self.room - self._lengths[slot] - 1 for slot in slots]
         return Limits(depth, nodes=nodes, trees=self._trees, vocabulary=self._vocabulary)
@@ -252,7 +258,8 @@ class TransformersEngine:
         self.runner.begin(self.cache)
         self._position = positions[..., -1:] if (positions := self.kwargs.get("position_ids")) is not None else None
         self._padding = None if self._mask is None or bool(self._mask.all()) else self._mask.bool()
-        self._entries = [int(self.cache.get_seq_length())] * len(self._active)  # of each row in the cache
+        held = kv.length(self.cache)
+        self._entries = [self._prompt if held is None else held] * len(self._active)  # of each row in the cache
         return self._scores(outputs.logits[:, -1:], [1] * len(self._active), top_k)
 
     def _prefill_config(self) -> GenerationConfig:
@@ -261,7 +268,7 @@ class TransformersEngine:
         chunk = max(CHUNK // len(self._active), 1)
         special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in TEXT_INPUTS)
         special |= self.config.prefill_chunk_size is not None or kv.room(self.cache) is not None
-        special |= fixed_positions(self.model) is not None
+        special |= fixed_positions(self.model) is not None or self._stateful
         if special or self.exact == "generate" or self._prompt <= 2 * chunk:
             return self.config
         config = copy(self.config)
@@ -273,14 +280,19 @@ class TransformersEngine:
         rows = list(slots)
         if rows != self._active:
             self._drop_others(rows)
-        self._count = count = self.runner.tokens(self.cache, max(map(len, trees)) + 1)
+        lead = len(self._again)
+        self._count = count = self.runner.tokens(self.cache, lead + max(map(len, trees)) + 1)
+        self._snapshot = Snapshot(self.cache) if self._stateful and len(trees[0]) else None
         steps = torch.zeros(len(rows), count, dtype=torch.long)
         depths = torch.zeros(len(rows), count, dtype=torch.long)
         for i, (row, tree) in enumerate(zip(rows, trees, strict=True)):
-            steps[i, 0] = self._buffer[row, self._lengths[row] - 1]
-            steps[i, 1 : len(tree) + 1] = torch.from_numpy(tree.tokens)
-            depths[i, 1 : len(tree) + 1] = torch.from_numpy(tree.depths) + 1
-        before = self._buffer[:, : self.length - 1] if not self.batch else self._buffer[rows, : self._longest()]
+            steps[i, :lead] = torch.tensor(self._again)
+            steps[i, lead] = self._buffer[row, self._lengths[row] - 1]
+            steps[i, lead + 1 : lead + len(tree) + 1] = torch.from_numpy(tree.tokens)
+            depths[i, : lead + 1] = torch.arange(lead + 1)
+            depths[i, lead + 1 : lead + len(tree) + 1] = torch.from_numpy(tree.depths) + 1 + lead
+        self._fed = steps[0].tolist() if self._stateful else []
+        before = self._buffer[:, : self.length - 1 - lead] if not self.batch else self._buffer[rows, : self._longest()]
         ids = torch.cat([before, steps.to(before)], dim=-1)
         kwargs = dict(self.kwargs)
         if self._mask is not None:
@@ -293,17 +305,27 @@ class TransformersEngine:
         if kwargs.get("logits_to_keep") is not None:
             kwargs["logits_to_keep"] = count
         inputs = self.model.prepare_inputs_for_generation(ids, next_sequence_length=count, **kwargs)
+        if 0 < (inputs.get("logits_to_keep") or 0) < count:  # some models ask for the last alone by themselves
+            inputs["logits_to_keep"] = count
         if self._masked or not trees[0].is_chain:
             lengths = self._entries if self.batch else None
             inputs["attention_mask"] = kv.masks(
                 self.model, self._windows, self.cache, trees, count, lengths, self._padding
             )
-        logits = self.runner.run(inputs).logits[:, -count:]
+        logits = self.runner.run(inputs).logits[:, -count:][:, lead:]
         return self._scores(logits, [len(tree) + 1 for tree in trees], top_k)
 
     def commit(self, outcomes: Outcomes) -> None:
         """Keep each root's entry and those of the nodes that stay."""
         kept = [[0, *(node + 1 for node in outcome.kept)] for outcome in outcomes]
+        if self._stateful:
+            lead = len(self._again)
+            fed, self._again = self._fed[: lead + len(kept[0])], []
+            if self._snapshot is not None and len(fed) < self._count:
+                self._snapshot.restore()
+                self._again, kept = fed, [[]]
+            else:
+                kept = [list(range(self._count))]
         if self.batch:
             kv.keep_rows(self.cache, self._entries, kept)
         else:
@@ -314,6 +336,14 @@ class TransformersEngine:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), grown)], dim=-1)
         if self._position is not None:
             self._position = self._position + torch.tensor([[len(rows)] for rows in kept]).to(self._position)
+
+    def settle(self) -> None:
+        """At the end: take in what was dropped with rejected drafts, for a cache that goes back to the caller."""
+        if self._again and self.config.return_dict_in_generate:
+            self._again.pop()
+            self._lengths[0] -= 1  # the last that is taken in, and not the last that was emitted
+            self.verify([0], [DraftTree.empty()], 0)
+            self._lengths[0] += 1
 
     def abandon(self) -> None:
         """After an error: leave no entry in the cache of the pass that was not committed."""

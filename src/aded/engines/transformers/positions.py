@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 # Model types that leave their cache and take everything in anew where a text outgrows the length it was trained for.
 _DROP_THEIR_CACHE = ("phi3", "phimoe", "phi4_multimodal")
+
+_OFFSET = 2  # rows that some tables of positions have before the first
 
 
 def fixed_positions(model: Any) -> int | None:
@@ -24,6 +28,17 @@ def fixed_positions(model: Any) -> int | None:
     if any(rope.get("rope_type") == "longrope" for rope in kinds) or config.model_type in _DROP_THEIR_CACHE:
         return None if trained is None else int(trained)
     return None
+
+
+def longest(model: Any) -> int | None:
+    """Positions that a model can take in and gives the same meaning always; None where nothing says how many."""
+    config = model.config.get_text_config(decoder=True)
+    known = [getattr(config, name, None) for name in ("max_position_embeddings", "max_target_positions")]
+    known.append(fixed_positions(model))
+    for name, module in model.get_decoder().named_modules():
+        if isinstance(module, torch.nn.Embedding) and "position" in name:
+            known.append(module.num_embeddings - _OFFSET)
+    return min((int(x) for x in known if isinstance(x, int) and x > 0), default=None)
 
 
 def grows(model: Any) -> bool:
