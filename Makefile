@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-older lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clean
+.PHONY: demo test test-older sweep lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -23,6 +23,10 @@ test-older: $(OLDER)
 
 $(OLDER): $(READY)
 	$(PIP) --no-deps --target $@ transformers==5.23.0
+
+# Every generative class of transformers, tiny: a table in docs/models.md. CLASSES="A B" takes these alone.
+sweep: setup
+	PYTHONPATH=tests $(BIN)/python -m sweep $(CLASSES)
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks

@@ -1,0 +1,37 @@
+"""A quick sweep: classes of every kind, compared with plain `generate` in every way of asking."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+
+from sweep.check import check
+from sweep.classes import QUICK
+from sweep.exceptions import CHANGES
+from sweep.shrink import small_model
+
+REFUSED = {"OpenAIGPTLMHeadModel": "cache holds", "T5ForConditionalGeneration": "encoder-decoder"}
+ONE_SEQUENCE = {
+    "BloomForCausalLM",
+    "GPTNeoForCausalLM",
+    "GraniteMoeHybridForCausalLM",
+    "KimiLinearForCausalLM",
+    "Lfm2MoeForCausalLM",
+    "Mamba2ForCausalLM",
+    "NemotronHForCausalLM",
+    "Qwen3NextForCausalLM",
+    "Qwen3_5ForCausalLM",
+    "WhisperForCausalLM",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", QUICK)
+def test_a_class_gives_generates_output_or_is_refused(name: str) -> None:
+    verdict = check(small_model(getattr(transformers, name), CHANGES.get(name, {})), quick=True)
+    if name in REFUSED:
+        assert verdict.kind == "refused"
+        assert REFUSED[name] in verdict.reason
+    else:
+        assert verdict.kind == ("equal but for batches" if name in ONE_SEQUENCE else "equal"), verdict.reason
+        assert 0 < verdict.accepted < verdict.drafted

@@ -1,0 +1,1 @@
+"""A sweep over all generative classes of transformers."""
