@@ -399,3 +399,67 @@ def test_batches_of_recurrent_models_and_filled_states_are_refused() -> None:
     cache = deepcopy(getattr(first, CACHE))
     with pytest.raises(UnsupportedError, match="recurrent state"):
         model.generate(more, **OPTIONS, max_new_tokens=4, custom_generate=aded.generate, **{CACHE: cache})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_adapters_are_served_switched_and_given_back() -> None:
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(build("llama"), peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
+    options: dict[str, Any] = {**OPTIONS, "input_ids": PROMPT, "max_new_tokens": 40}
+
+    def said(**ours: Any) -> list[Any]:
+        first = adapted.generate(**options, **ours)
+        with adapted.disable_adapter():
+            return [first, adapted.generate(**options, **ours)]
+
+    plain, stats = said(), aded.Stats()
+    assert not torch.equal(*plain)
+    aded.accelerate(adapted, drafter=Oracle(plain[0][0, PROMPT.shape[1] :].tolist()), max_draft_tokens=8)
+    assert all(torch.equal(*pair) for pair in zip(plain, said(stats=stats), strict=True))
+    assert 0 < stats.accepted < stats.drafted
+    aded.restore(adapted)
+    with pytest.raises(ValueError, match="stats"):
+        said(stats=stats)
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:decoding plainly")
+def test_tokens_that_adapters_put_before_a_prompt_are_counted_or_refused(kind: str) -> None:
+    peft = pytest.importorskip("peft")
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=8)
+    adapted = peft.get_peft_model(build("llama"), config)
+    options: dict[str, Any] = {**OPTIONS, "input_ids": PROMPT, "max_new_tokens": 40}
+    plain = adapted.generate(**options)
+    for drafter in (Oracle, ChainThenWrong):
+        ours = {"drafter": drafter(plain[0, -40:].tolist()), "max_draft_tokens": 8, "on_unsupported": "fallback"}
+        assert torch.equal(plain, adapted.generate(**options, custom_generate=aded.generate, **ours))
+
+
+def test_a_model_whose_part_writes_the_text_is_accelerated_there() -> None:
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes["num_attention_heads"] = 4
+    config = tf.Blip2Config(
+        vision_config={**sizes, "image_size": 28, "patch_size": 14},
+        qformer_config={**sizes, "encoder_hidden_size": 32, "vocab_size": 40},
+        text_config={**SMALL, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32, "vocab_size": 40},
+        num_query_tokens=3,
+        image_token_index=39,
+    )
+    torch.manual_seed(0)
+    model, image = tf.Blip2ForConditionalGeneration(config).eval(), torch.randn(1, 3, 28, 28)
+    ids = torch.cat([torch.full((1, 3), 39), PROMPT], dim=-1)
+    options: dict[str, Any] = {**OPTIONS, "pixel_values": image, "input_ids": ids, "max_new_tokens": 30}
+    plain, stats = model.generate(**options), aded.Stats()
+    aded.accelerate(model, drafter=Oracle(plain[0, -30:].tolist()), max_draft_tokens=8)
+    assert torch.equal(plain, model.generate(**options, stats=stats))
+    assert 0 < stats.accepted < stats.drafted
+    aded.restore(model)
+    assert torch.equal(plain, model.generate(**options))
+
+
+def test_continuous_batches_go_their_own_way_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    monkeypatch.setattr(tf.LlamaForCausalLM, "generate_batch", lambda self, inputs: inputs, raising=False)
+    aded.accelerate(model)
+    with pytest.warns(UserWarning, match="without ADED"):
+        assert model.generate_batch([[1, 2]]) == [[1, 2]]

@@ -207,8 +207,7 @@ def accelerate(
     call in the same way. transformers' own assistants and prompt lookup go their own way, with a warning. `nodes` is
     the old name of `max_draft_tokens`.
     """
-    if not isinstance(model, GenerationMixin) and callable(base := getattr(model, "get_base_model", None)):
-        model = base()  # of a PeftModel: its `generate` calls that of the model it adapts
+    model = _adapted(model)
     if not isinstance(model, GenerationMixin):
         name = type(model).__name__
         raise UnsupportedError(f"{name} has no generate method to accelerate; pass a causal language model")
@@ -225,6 +224,10 @@ def accelerate(
         warnings.warn("an assistant or prompt lookup was asked for: this call decodes without ADED", stacklevel=3)
         return plain._assisted_decoding(self, *arguments, **_without_ours(kwargs))
 
+    def continuous(self: Any, *arguments: Any, **kwargs: Any) -> Any:
+        warnings.warn("generate_batch decodes without ADED", stacklevel=2)
+        return plain.generate_batch(self, *arguments, **kwargs)
+
     def validate(self: Any, model_kwargs: dict[str, Any]) -> None:
         plain._validate_model_kwargs(self, _without_ours(model_kwargs))
 
@@ -239,6 +242,8 @@ def accelerate(
 
     same = {name: getattr(plain, name) for name in ("__module__", "__doc__", "__qualname__")}
     namespace = {"_sample": method, "_beam_search": method, "_assisted_decoding": assisted, **same}
+    if hasattr(plain, "generate_batch"):
+        namespace["generate_batch"] = continuous
     namespace |= {"__reduce_ex__": reduced, "__deepcopy__": copied}
     namespace |= {"_validate_model_kwargs": validate, "_aded_plain_class": plain}
     model.__class__ = type(plain.__name__, (plain,), namespace)
@@ -247,4 +252,15 @@ def accelerate(
 
 def restore(model: Any) -> None:
     """Make `model.generate` what it was before `accelerate`; nothing happens to a model never accelerated."""
+    model = _adapted(model)
     model.__class__ = plain_class(model)
+
+
+def _adapted(model: Any) -> Any:
+    """The model whose `generate` this one's calls: what a PeftModel adapts, or a part that writes the text."""
+    if not isinstance(model, GenerationMixin):
+        base = getattr(model, "get_base_model", None)
+        return model if base is None else base()
+    part = getattr(model, "language_model", None)
+    own = plain_class(model).generate is not GenerationMixin.generate
+    return part if own and isinstance(part, GenerationMixin) else model
