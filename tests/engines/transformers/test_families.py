@@ -13,6 +13,7 @@ from sweep.shrink import small_model
 REFUSED = {"OpenAIGPTLMHeadModel": "cache holds", "T5ForConditionalGeneration": "encoder-decoder"}
 ONE_SEQUENCE = {
     "BloomForCausalLM",
+    "DeepseekV32ForCausalLM",
     "GPTNeoForCausalLM",
     "GraniteMoeHybridForCausalLM",
     "KimiLinearForCausalLM",

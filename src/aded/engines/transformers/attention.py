@@ -22,13 +22,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from aded.engines.transformers.recurrent import is_recurrent
+from aded.engines.transformers.recurrent import takes_chains_only
 from aded.errors import UnsupportedError
 from aded.kernels import attention
 from aded.kernels.openmp import Parallel, UnavailableError
 
 _NAME = "aded_grouped_sdpa"
 _OPTIONS = {"softcap", "position_bias", "cache", "s_aux"}  # that change what is computed
+CHUNKED = "chunked_attention"  # the kind of layer in which a position sees its own chunk of the text
 _EXACT = (torch.bfloat16, torch.float32)  # data types of our kernel
 _MOST = 256  # queries of a group to stack; with more, repeating the mask for each head costs more than it saves
 
@@ -272,15 +273,17 @@ def grouped_attention(model: Any) -> Iterator[None]:
 
 
 def attention_windows(model: Any) -> dict[str, int | None]:
-    """The kinds of attention layer a model has, and the sliding window of each (None: it sees everything)."""
+    """The kinds of attention layer a model has, and how many positions each sees (None: all)."""
     config = model.config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None)
+    sizes = {"full_attention": None, "sliding_attention": window}
+    sizes[CHUNKED] = getattr(config, "attention_chunk_size", None)
     kinds = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
-    if is_recurrent(model):  # chains without a mask
-        kinds &= {"full_attention", "sliding_attention"}
-    if other := ", ".join(sorted(kinds - {"full_attention", "sliding_attention"})):
+    if takes_chains_only(model):  # without a mask
+        kinds &= set(sizes)
+    if other := ", ".join(sorted(kinds - set(sizes))):
         raise UnsupportedError(f"layers of kind {other} cannot verify drafts; decode it without ADED")
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+    return {kind: sizes[kind] for kind in sorted(kinds)}
 
 
 def verifies_trees(model: Any) -> bool:
@@ -292,6 +295,6 @@ def verifies_trees(model: Any) -> bool:
     config = model.config.get_text_config(decoder=True)
     takes = inspect.signature(model.forward).parameters
     alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
-    if is_recurrent(model):  # a state has one past
+    if takes_chains_only(model):
         return False
     return not alibi and {"position_ids", "attention_mask"} <= set(takes) and implementation(model) in ("eager", "sdpa")

@@ -13,7 +13,8 @@ import torch
 from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
 
-from aded.engines.transformers.recurrent import KNOWN, LINEAR
+from aded.engines.transformers.attention import CHUNKED
+from aded.engines.transformers.recurrent import INDEXED, KNOWN, LINEAR
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree
 
@@ -109,10 +110,10 @@ def check(cache: Cache | None) -> None:
     if cache is None:
         raise UnsupportedError("speculative decoding needs the key/value cache; pass use_cache=True")
     for layer in cast("list[Any]", cache.layers):
-        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, *KNOWN, *_DUMMIES):
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, *KNOWN, *INDEXED, *_DUMMIES):
             raise UnsupportedError(
                 f"this model keeps its state in a {type(layer).__name__}, which cannot drop rejected drafts "
-                "(quantized, indexed and rolling static caches cannot); decode it without ADED"
+                "(quantized and rolling static caches cannot); decode it without ADED"
             )
 
 
@@ -194,6 +195,9 @@ def cut(cache: Cache, entries: int) -> None:
 
 
 def _keep_of(layer: Any, count: int, rows: Sequence[int]) -> None:
+    if isinstance(layer, INDEXED):  # of a chain, whose first entries stay
+        layer.crop(-(count - len(rows)))
+        return
     static = isinstance(layer, StaticLayer)
     start = (int(layer.get_seq_length()) if static else layer.keys.shape[-2]) - count
     end = start + len(rows)
@@ -256,7 +260,7 @@ def masks(
 
     Args:
         model: whose data type and device they get.
-        windows: the model's kinds of attention layer and their sliding windows; with several, one mask for each.
+        windows: the model's kinds of attention layer and how much they see; with several, one mask for each.
         cache: before the step.
         trees: each row's draft; its root is the step's first entry.
         count: entries of the step, at least one more than nodes in the largest tree; those past a row's tree are looked
@@ -285,9 +289,16 @@ def masks(
             real = torch.nn.functional.pad(padding.cpu(), (0, max(past - padding.shape[1], 0)), value=True)
             known &= real[:, column.clamp(max=past - 1)]
         visible = known[:, None].repeat(1, count, 1)
+        before = torch.zeros(len(trees), 1, dtype=torch.long)  # padding, which no chunk counts
+        if padding is not None:
+            before = (~padding.cpu()).sum(-1, keepdim=True)
         step = visible[:, :, past - offset : past - offset + count]
+        position = length + depth - before  # (rows, count)
         if window is None:
             step[:] = among
+        elif kind == CHUNKED:
+            visible &= ((column - before) // window)[:, None] == (position // window)[:, :, None]
+            step[:] = among & (position[:, :, None] // window == position[:, None] // window)
         else:
             visible &= column > (length + depth)[:, :, None] - window
             step[:] = among & (depth[:, :, None] - depth[:, None] < window)

@@ -13,6 +13,10 @@ from transformers.cache_utils import Cache, DynamicCache
 
 # Layers that hold such states, in releases that have them.
 LINEAR = getattr(cache_utils, "LinearAttentionCacheLayerMixin", ())
+# Layers that choose, by keys of their own, what is attended to: these are dropped with the entries, from the end.
+INDEXED: tuple[Any, ...] = tuple(
+    getattr(cache_utils, name) for name in ("DynamicIndexedLayer",) if hasattr(cache_utils, name)
+)
 KNOWN = tuple(
     getattr(cache_utils, name)
     for name in ("LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer")
@@ -22,17 +26,26 @@ KNOWN = tuple(
 MOST_AGAIN = 8  # tokens taken in again; with more, a pass takes them in without a draft, which ends it
 
 
-_FOUND: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_FOUND: WeakKeyDictionary[Any, set[type]] = WeakKeyDictionary()
 
 
 def is_recurrent(model: Any) -> bool:
     """Whether some layers keep a state, or the last inputs of a convolution, in place of entries."""
+    return bool(getattr(model, "_is_stateful", False)) or any(issubclass(kind, LINEAR) for kind in _kinds(model))
+
+
+def takes_chains_only(model: Any) -> bool:
+    """Whether what some layers keep has one past: a state, or keys that choose what is attended to."""
+    return is_recurrent(model) or any(issubclass(kind, INDEXED) for kind in _kinds(model))
+
+
+def _kinds(model: Any) -> set[type]:
+    """The kinds of layer that a cache for this model has."""
     if model not in _FOUND:
-        found = bool(getattr(model, "_is_stateful", False))
-        if not found and not model.config.is_encoder_decoder:
-            layers = cast("list[Any]", DynamicCache(config=model.config.get_text_config(decoder=True)).layers)
-            found = any(isinstance(layer, LINEAR) for layer in layers)
-        _FOUND[model] = found
+        made = (
+            None if model.config.is_encoder_decoder else DynamicCache(config=model.config.get_text_config(decoder=True))
+        )
+        _FOUND[model] = {type(layer) for layer in cast("list[Any]", made.layers)} if made is not None else set()
     return _FOUND[model]
 
 
