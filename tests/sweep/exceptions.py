@@ -23,8 +23,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "HunYuanDenseV1ForCausalLM": {"head_dim": 16},
     "HunYuanMoEV1ForCausalLM": {"head_dim": 16},
     "JambaForCausalLM": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2},
-    "DeepseekV32ForCausalLM": {"index_topk": 6},
-    "GlmMoeDsaForCausalLM": {"index_topk": 6},
     "Llama4ForCausalLM": {"attention_chunk_size": 6},
     "Lfm2MoeForCausalLM": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "num_dense_layers": 1},
     "Mamba2ForCausalLM": {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1},

@@ -17,6 +17,7 @@ from aded.engines.transformers.positions import fixed_positions
 from aded.errors import UnsupportedError
 from support.models import PROMPT, build
 from support.oracle import ChainThenWrong, Oracle
+from sweep.shrink import small_model
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
 TWO = torch.cat([PROMPT, PROMPT.flip(1)])
@@ -53,6 +54,22 @@ def test_positions_that_depend_on_the_length_are_refused_where_drafts_would_reac
     with pytest.warns(UserWarning, match="decoding plainly"):
         ours = model.generate(PROMPT, **options, custom_generate=aded.generate, on_unsupported="fallback")
     assert torch.equal(plain, ours)
+
+
+def test_what_an_index_would_choose_from_is_refused() -> None:
+    model = small_model(tf.DeepseekV32ForCausalLM, {"index_topk": 80})
+    plain, ours, _ = both(model, drafter=ChainThenWrong, count=1)
+    assert torch.equal(plain, ours)
+    with pytest.raises(UnsupportedError, match="beyond 80 tokens"):
+        model.generate(PROMPT, **OPTIONS, max_new_tokens=60, custom_generate=aded.generate)
+
+
+def test_models_that_ask_for_the_name_of_their_attention_keep_it() -> None:
+    """Under another name, indexed attention would attend to everything."""
+    model, seen = small_model(tf.DeepseekV32ForCausalLM, {"index_topk": 80}), set()
+    model.model.layers[0].register_forward_pre_hook(lambda *_: seen.add(model.config._attn_implementation))
+    model.generate(PROMPT, **OPTIONS, max_new_tokens=4, custom_generate=aded.generate)
+    assert seen == {"sdpa"}
 
 
 def test_beyond_the_length_where_they_change_once_drafts_are_verified() -> None:

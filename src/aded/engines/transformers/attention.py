@@ -9,6 +9,8 @@ copied, and the cache is read once.
 from __future__ import annotations
 
 import inspect
+import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -257,10 +259,25 @@ def implementation(model: Any) -> str:
     return "sdpa" if name == _NAME else name
 
 
+@cache
+def _asks_for_its_name(module: str) -> bool:
+    """Whether the code of a module chooses by the name of the attention; where the code cannot be read, it may."""
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return True
+    return re.search(r"_attn_implementation (==|!=|in|not in) ", source) is not None
+
+
 @contextmanager
 def grouped_attention(model: Any) -> Iterator[None]:
-    """Within it the model's layers attend as above where the library's "sdpa" was set."""
-    layers = (layer for layer in model.modules() if hasattr(layer, "num_key_value_groups"))
+    """Within it the model's layers attend as above where the library's "sdpa" was set.
+
+    Not in a model whose code asks for that name, and does something else under another.
+    """
+    layers = [layer for layer in model.modules() if hasattr(layer, "num_key_value_groups")]
+    if any(_asks_for_its_name(type(layer).__module__) for layer in layers):
+        layers = []
     found = {id(config): config for layer in layers if (config := getattr(layer, "config", None)) is not None}
     configs = [config for config in found.values() if config._attn_implementation in ("sdpa", _NAME)]
 

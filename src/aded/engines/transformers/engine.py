@@ -268,7 +268,7 @@ class TransformersEngine:
         chunk = max(CHUNK // len(self._active), 1)
         special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in TEXT_INPUTS)
         special |= self.config.prefill_chunk_size is not None or kv.room(self.cache) is not None
-        special |= fixed_positions(self.model) is not None or self._stateful
+        special |= self._stateful or self._prompt > (fixed_positions(self.model) or self._prompt)
         if special or self.exact == "generate" or self._prompt <= 2 * chunk:
             return self.config
         config = copy(self.config)

@@ -1,4 +1,4 @@
-"""Positions whose meaning depends on how long a sequence is: where drafts, which lengthen it, would change results."""
+"""What a model computes otherwise where a sequence is long: there drafts, which lengthen it, would change results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ _OFFSET = 2  # rows that some tables of positions have before the first
 
 
 def fixed_positions(model: Any) -> int | None:
-    """Tokens up to which every pass gives a position the same meaning; None where that never changes.
+    """Tokens up to which drafts, which lengthen a sequence, change nothing else; None where they never do.
 
+    Indexed attention chooses some entries where there are more, and among equals in an order that depends on the pass.
     Rotary frequencies of type "longrope" are others beyond the length that a model was trained for; those of type
     "dynamic" go on changing with every token beyond it.
     """
     config = model.config.get_text_config(decoder=True)
+    if (chosen := _chosen(config)) is not None:
+        return chosen
     kinds = _rope_kinds(config)
     trained = getattr(config, "original_max_position_embeddings", None)
     for rope in kinds:
@@ -42,8 +45,17 @@ def longest(model: Any) -> int | None:
 
 
 def grows(model: Any) -> bool:
-    """Whether positions change with every token beyond `fixed_positions`, and not once."""
-    return any(rope.get("rope_type") == "dynamic" for rope in _rope_kinds(model.config.get_text_config(decoder=True)))
+    """Whether that goes on with every token beyond `fixed_positions`, and does not happen once."""
+    config = model.config.get_text_config(decoder=True)
+    dynamic = any(rope.get("rope_type") == "dynamic" for rope in _rope_kinds(config))
+    return dynamic or _chosen(config) is not None
+
+
+def _chosen(config: Any) -> int | None:
+    """Tokens that an index chooses, one by one or in blocks; None where none does."""
+    blocks, size = getattr(config, "index_topk_blocks", None), getattr(config, "index_block_size", 1)
+    chosen = getattr(config, "index_topk", None) or (blocks * size if blocks else None)
+    return chosen if isinstance(chosen, int) else None
 
 
 def _rope_kinds(config: Any) -> list[dict[str, Any]]:

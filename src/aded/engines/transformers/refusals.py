@@ -58,8 +58,9 @@ def refuse(
         "beam search and other modes than greedy and sampling keep several sequences": config.get_generation_mode()
         not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
         "encoder-decoder models are not supported": model.config.is_encoder_decoder,
-        "its positions mean something else beyond "
-        f"{fixed_positions(model)} tokens, which this text would reach": _crosses(model, input_ids, config),
+        f"beyond {fixed_positions(model)} tokens drafts would change what it computes": _crosses(
+            model, input_ids, config
+        ),
         "it decodes in a way of its own": plain_class(model)._sample is not GenerationMixin._sample,
         "a recurrent state is kept for one sequence from its beginning on, and not compiled": is_recurrent(model)
         and (compile or len(input_ids) > 1 or (cache is not None and _holds_something(cache))),
