@@ -24,7 +24,7 @@ test-older: $(OLDER)
 $(OLDER): $(READY)
 	$(PIP) --no-deps --target $@ transformers==5.23.0
 
-# Every generative class of transformers, tiny: a table in docs/models.md. CLASSES="A B" takes these alone.
+# Every generative class of transformers, tiny: a table in docs/models.md. CLASSES="A B" renews these alone.
 sweep: setup
 	PYTHONPATH=tests $(BIN)/python -m sweep $(CLASSES)
 

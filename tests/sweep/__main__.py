@@ -1,7 +1,7 @@
 """The sweep: every generative class of transformers as a tiny random model, ours against plain `generate`.
 
 `make sweep` prints a line a class, and writes the table of docs/models.md; it takes about 20 minutes. `CLASSES="A B"`
-takes these alone.
+takes these alone, and leaves the other rows as they are.
 """
 
 from __future__ import annotations
@@ -36,26 +36,34 @@ def verdict_of(name: str) -> Verdict:
         return Verdict("not run", f"no tiny model of it decodes text alone: {type(error).__name__}")
 
 
-def page(verdicts: dict[str, Verdict]) -> str:
-    """The table, as Markdown."""
-    counts = Counter(verdict.kind for verdict in verdicts.values())
+def _row(name: str, verdict: Verdict) -> str:
+    how = f"{verdict.accepted} of {verdict.drafted} accepted" if verdict.drafted else ""
+    how = how and f"{'trees' if verdict.trees else 'chains'}, {how}"
+    reason = verdict.reason.split("; decode")[0].replace("|", "/").replace("\n", " ")[:160]
+    return f"| {name} | {verdict.kind} | {how} | {reason} |"
+
+
+def with_verdicts(text: str, verdicts: dict[str, Verdict]) -> str:
+    """The page with these rows in its table, in place of those that it had for the same classes."""
+    before, rest = text.split(_BEGIN)
+    table, after = rest.split(_END)
+    rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("| ")}
+    rows.pop("class", None)
+    rows |= {name: _row(name, verdict) for name, verdict in verdicts.items()}
+    counts = Counter(line.split(" | ")[1] for line in rows.values())
     lines = [
-        f"{len(verdicts)} classes of transformers {transformers.__version__}, {date.today():%d %B %Y}, "
+        f"{len(rows)} classes of transformers {transformers.__version__}, {date.today():%d %B %Y}, "
         f"{platform.machine()}: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) + ".",
         "",
         "| class | what came of it | drafts | why |",
         "|---|---|---|---|",
+        *(rows[name] for name in sorted(rows)),
     ]
-    for name, verdict in sorted(verdicts.items()):
-        how = f"{verdict.accepted} of {verdict.drafted} accepted" if verdict.drafted else ""
-        how = how and f"{'trees' if verdict.trees else 'chains'}, {how}"
-        reason = verdict.reason.split("; decode")[0].replace("|", "/").replace("\n", " ")[:160]
-        lines.append(f"| {name} | {verdict.kind} | {how} | {reason} |")
-    return "\n".join(lines)
+    return f"{before}{_BEGIN}\n\n" + "\n".join(lines) + f"\n\n{_END}{after}"
 
 
 def main(names: list[str]) -> int:
-    """Sweep these classes, or all of them and then write the table; 1 if any was wrong or crashed."""
+    """Sweep these classes or, with none, all, and write the table; 1 if any was wrong or crashed."""
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)  # tiny models are no faster on more
@@ -65,9 +73,7 @@ def main(names: list[str]) -> int:
         verdicts[name] = verdict = verdict_of(name)
         print(f"{verdict.kind:22} {name:45} {time.perf_counter() - began:5.1f} s  {verdict.reason[:100]}", flush=True)
     print(Counter(verdict.kind for verdict in verdicts.values()))
-    if not names:
-        before, rest = _PAGE.read_text().split(_BEGIN)
-        _PAGE.write_text(f"{before}{_BEGIN}\n\n{page(verdicts)}\n\n{_END}{rest.split(_END)[1]}")
+    _PAGE.write_text(with_verdicts(_PAGE.read_text(), verdicts))
     return int(any(verdict.kind in ("WRONG", "crash") for verdict in verdicts.values()))
 
 
