@@ -10,7 +10,7 @@ from sweep.classes import QUICK
 from sweep.exceptions import CHANGES
 from sweep.shrink import small_model
 
-REFUSED = {"OpenAIGPTLMHeadModel": "cache holds", "T5ForConditionalGeneration": "encoder-decoder"}
+REFUSED = {"OpenAIGPTLMHeadModel": "cache holds"}
 ONE_SEQUENCE = {
     "BloomForCausalLM",
     "DeepseekV32ForCausalLM",
@@ -22,6 +22,7 @@ ONE_SEQUENCE = {
     "NemotronHForCausalLM",
     "Qwen3NextForCausalLM",
     "Qwen3_5ForCausalLM",
+    "T5ForConditionalGeneration",
     "WhisperForCausalLM",
 }
 

@@ -17,7 +17,7 @@ from aded.engines.transformers.positions import fixed_positions
 from aded.errors import UnsupportedError
 from support.models import PROMPT, build
 from support.oracle import ChainThenWrong, Oracle
-from sweep.shrink import small_model
+from sweep.shrink import redrawn, small_model
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
 TWO = torch.cat([PROMPT, PROMPT.flip(1)])
@@ -480,3 +480,75 @@ def test_continuous_batches_go_their_own_way_with_a_warning(monkeypatch: pytest.
     aded.accelerate(model)
     with pytest.warns(UserWarning, match="without ADED"):
         assert model.generate_batch([[1, 2]]) == [[1, 2]]
+
+
+def encoder_decoder(name: str) -> tuple[Any, dict[str, Any]]:
+    """A model, and what its encoder is given."""
+    if name != "whisper":
+        kind = {"t5": tf.T5ForConditionalGeneration, "bart": tf.BartForConditionalGeneration}[name]
+        return small_model(kind, {"decoder_start_token_id": 1, "tie_word_embeddings": False}), {"input_ids": PROMPT}
+    sizes = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
+    sizes |= {f"{part}_layers": 2 for part in ("encoder", "decoder")}
+    sizes |= {f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")}
+    sizes |= {"vocab_size": 99, "d_model": 32, "num_mel_bins": 8, "max_source_positions": 20}
+    ends = {"decoder_start_token_id": 1, "bos_token_id": 0, "eos_token_id": 98, "pad_token_id": 0}
+    config = tf.WhisperConfig(**sizes, **ends, max_target_positions=90, suppress_tokens=None)
+    config.begin_suppress_tokens = None
+    model = redrawn(tf.WhisperForConditionalGeneration(config)).eval()
+    return model, {"input_features": torch.randn(1, 8, 40)}
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("name", ["t5", "bart", "whisper"])
+def test_encoder_decoders_verify_chains(name: str, sampled: bool) -> None:
+    model, given = encoder_decoder(name)
+    options: dict[str, Any] = {**given, "do_sample": sampled, "max_new_tokens": 40, "min_new_tokens": 40}
+    options["no_repeat_ngram_size"] = 2  # random models repeat themselves
+    torch.manual_seed(5)
+    plain = model.generate(**options)
+    assert len(set(plain[0].tolist())) > 4
+    for budget in (6, "auto"):
+        stats = aded.Stats()
+        drafter = ChainThenWrong(plain[0, -40:].tolist(), vocabulary=90)
+        undo = aded.accelerate(model, drafter=drafter, max_draft_tokens=budget)
+        torch.manual_seed(5)
+        assert torch.equal(plain, model.generate(**options, stats=stats))
+        undo()
+        if budget == 6:
+            assert 0 < stats.accepted < stats.drafted
+
+
+class Asked:
+    """Drafts nothing, and keeps what it was told of the prompt."""
+
+    top_k = 0
+
+    def start(self, prompt: Any) -> Any:
+        self.prompt = list(prompt)
+        return Oracle([]).start(prompt)
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_drafts_are_made_from_what_an_encoder_was_given_as_well(direct: bool) -> None:
+    (model, given), drafter = encoder_decoder("t5"), Asked()
+    options: dict[str, Any] = {**given, "max_new_tokens": 4, "do_sample": False}
+    if direct:
+        model.generate(**options, custom_generate=aded.generate, drafter=drafter)
+    else:
+        aded.accelerate(model, drafter=drafter)
+        model.generate(**options)
+    assert drafter.prompt == [*PROMPT[0].tolist(), 1]
+
+
+@pytest.mark.parametrize("change", [{"return_dict_in_generate": True}, {"num_beams": 2}, {"input_ids": TWO}])
+def test_of_encoder_decoders_the_rest_is_refused_and_decoded_plainly(change: dict[str, Any]) -> None:
+    model, given = encoder_decoder("bart")
+    options: dict[str, Any] = {**given, "max_new_tokens": 6, "do_sample": False, **change}
+    with pytest.raises(UnsupportedError):
+        model.generate(**options, custom_generate=aded.generate)
+    aded.accelerate(model, on_unsupported="fallback")
+    with pytest.warns(UserWarning, match="decoding plainly"):
+        ours = model.generate(**options)
+    aded.restore(model)
+    plain = model.generate(**options)
+    assert torch.equal(getattr(plain, "sequences", plain), getattr(ours, "sequences", ours))

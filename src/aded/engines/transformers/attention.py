@@ -312,6 +312,6 @@ def verifies_trees(model: Any) -> bool:
     config = model.config.get_text_config(decoder=True)
     takes = inspect.signature(model.forward).parameters
     alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
-    if takes_chains_only(model):
+    if takes_chains_only(model) or model.config.is_encoder_decoder:
         return False
     return not alibi and {"position_ids", "attention_mask"} <= set(takes) and implementation(model) in ("eager", "sdpa")

@@ -11,7 +11,14 @@ from typing import Any, cast
 
 import torch
 from transformers import cache_utils
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer, StaticLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    EncoderDecoderCache,
+    StaticLayer,
+)
 
 from aded.engines.transformers.attention import CHUNKED
 from aded.engines.transformers.recurrent import INDEXED, KNOWN, LINEAR
@@ -24,7 +31,20 @@ _DUMMIES: tuple[Any, ...] = (cache_utils.DummyLayer,) if hasattr(cache_utils, "D
 
 def _layers(cache: Cache) -> list[Any]:
     """The layers that can hold entries."""
-    return [layer for layer in cast("list[Any]", cache.layers) if not _is_without_entries(layer)]
+    return [layer for layer in cast("list[Any]", decoders_own(cache).layers) if not _is_without_entries(layer)]
+
+
+def decoders_own(cache: Any) -> Any:
+    """The part that grows: of an encoder-decoder's cache, that of the decoder's attention to itself."""
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def new(model: Any) -> Cache:
+    """An empty growing cache."""
+    config = model.config.get_text_config(decoder=True)
+    if not model.config.is_encoder_decoder:
+        return DynamicCache(config=config)
+    return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
 
 
 def _is_without_entries(layer: Any) -> bool:
@@ -34,7 +54,7 @@ def _is_without_entries(layer: Any) -> bool:
 def length(cache: Cache) -> int | None:
     """Tokens whose entries are held; None where no layer holds any, but states alone."""
     layers = _layers(cache)
-    return int(cache.get_seq_length()) if layers or not cache.layers else None
+    return int(cache.get_seq_length()) if layers or not decoders_own(cache).layers else None
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -109,7 +129,7 @@ def check(cache: Cache | None) -> None:
     """Refuse a cache whose entries cannot be taken back one by one."""
     if cache is None:
         raise UnsupportedError("speculative decoding needs the key/value cache; pass use_cache=True")
-    for layer in cast("list[Any]", cache.layers):
+    for layer in cast("list[Any]", decoders_own(cache).layers):
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, *KNOWN, *INDEXED, *_DUMMIES):
             raise UnsupportedError(
                 f"this model keeps its state in a {type(layer).__name__}, which cannot drop rejected drafts "
@@ -135,7 +155,7 @@ def rewound(cache: Cache, entries: int, model: Any) -> Cache:
     elif entries:
         cache.crop(entries - int(cache.get_seq_length()))
     else:
-        return DynamicCache(config=model.config.get_text_config(decoder=True))
+        return new(model)
     return cache
 
 
@@ -151,6 +171,7 @@ def widen(cache: Cache) -> None:
 
 def prepare(cache: Cache) -> None:
     """After the prompt: make room to grow; let sliding layers hold on to what a rejected draft would push out."""
+    cache = decoders_own(cache)
     for index, layer in enumerate(cast("list[Any]", cache.layers)):
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.activate_past_recording()
@@ -160,6 +181,7 @@ def prepare(cache: Cache) -> None:
 
 def finish(cache: Cache) -> None:
     """Undo `prepare`, so that the cache can be used elsewhere."""
+    cache = decoders_own(cache)
     for index, layer in enumerate(cast("list[Any]", cache.layers)):
         if isinstance(layer, DynamicSlidingWindowLayer):
             layer.record_past = False

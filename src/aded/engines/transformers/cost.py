@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.cache_utils import DynamicCache
 
 from aded.budget.cost import MAX_DRAFT_TOKENS, SIZES, CostCurve
 from aded.engines.base.cost_files import kept_curve, processor
@@ -26,7 +25,14 @@ from aded.kernels import compiled_sources
 _FAR = 1024  # entries by which a cache is lengthened to see what its length costs
 
 
-def cost_curve(model: Any, length: int = 128, *, runner: ForwardRunner | None = None, renew: bool = False) -> CostCurve:
+def cost_curve(
+    model: Any,
+    length: int = 128,
+    *,
+    runner: ForwardRunner | None = None,
+    renew: bool = False,
+    encoded: Any = None,
+) -> CostCurve:
     """Step times of this model on this machine after `length` tokens (at most 128 count).
 
     A model loaded from somewhere keeps its curve in the cache folder, by all that step times depend on: model, data
@@ -36,9 +42,12 @@ def cost_curve(model: Any, length: int = 128, *, runner: ForwardRunner | None = 
     Args:
         runner: how passes are run; None: as the model runs them.
         renew: measure again, whatever is known.
+        encoded: an encoder's outputs, where there is one; an encoder-decoder is measured once a process.
     """
     runner = ForwardRunner(model) if runner is None else runner
     on_disk = bool(getattr(model, "name_or_path", ""))
+    on_disk &= encoded is None
+    runner.given = {} if encoded is None else {"encoder_outputs": encoded}
     measure = partial(_measure, model, length, runner)
     return kept_curve(model, _conditions(model, runner), measure, on_disk=on_disk, renew=renew)
 
@@ -70,7 +79,7 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
     if len(sizes) < 2:
         return CostCurve([1, 2], [1.0, 1e6])  # no room for a draft
     prompt = torch.ones(1, length, dtype=torch.long, device=kv.device_of(model))
-    past = DynamicCache(config=model.config.get_text_config(decoder=True))
+    past = kv.new(model)
     wait: Callable[[], None] = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
     def step(tokens: int) -> float:
@@ -85,7 +94,7 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
     with our_kernels(model, compiled=runner.fixed):
         if runner.fixed:
             kv.widen(past)
-        model(input_ids=prompt, **with_cache(past))
+        model(**runner.inputs(prompt), **with_cache(past))
         kv.check(past)
         kv.check_filled(past, length)
         runner.begin(past)

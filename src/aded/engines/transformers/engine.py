@@ -135,6 +135,7 @@ class TransformersEngine:
         runner: how passes are run.
         exact: what holds for one prompt on this model.
         way: how drafts can be verified.
+        source: what an encoder was given, as tokens: drafts are made from it too.
 
     Attributes:
         exact: what holds for these sequences, see `Stats.exact`.
@@ -154,6 +155,7 @@ class TransformersEngine:
         exact: Exactness = "rounding",
         *,
         way: Way = "trees",
+        source: Sequence[int] = (),
     ) -> None:
         self.model, self.config, self.kwargs, self.runner = model, generation_config, model_kwargs, runner
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
@@ -182,7 +184,9 @@ class TransformersEngine:
         self._stateful = is_recurrent(model)
         self._snapshot: Snapshot | None = None  # of states before the pass, where it has drafts
         self._again: list[int] = []  # tokens whose entries and states were dropped with those of rejected drafts
-        self._mask: torch.Tensor | None = model_kwargs.get("attention_mask")
+        self._source = list(source)
+        self._mask_name = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
+        self._mask: torch.Tensor | None = model_kwargs.get(self._mask_name)
         self._count = 0
         # Where the library masks something, or multiplies several rows at once, its bits are others.
         padded = self._mask is not None and not bool(self._mask.all())
@@ -207,12 +211,12 @@ class TransformersEngine:
         return self._buffer[:, : self.length]
 
     def prompt(self, row: int) -> list[int]:
-        """A row's prompt without its padding."""
+        """A row's prompt without its padding, behind what an encoder was given."""
         ids = self._buffer[row, : self._prompt]
         if self._mask is not None and self._mask.shape[1] == self._prompt:
             ids = ids[self._mask[row].bool().to(ids.device)]
         prompt: list[int] = ids.tolist()
-        return prompt
+        return self._source + prompt
 
     def emitted(self, row: int) -> int:
         """How many tokens a row has emitted."""
@@ -268,7 +272,12 @@ class TransformersEngine:
         chunk = max(CHUNK // len(self._active), 1)
         special = any(isinstance(x, torch.Tensor) for name, x in self.kwargs.items() if name not in TEXT_INPUTS)
         special |= self.config.prefill_chunk_size is not None or kv.room(self.cache) is not None
-        special |= self._stateful or self._prompt > (fixed_positions(self.model) or self._prompt)
+        special |= (
+            self._stateful
+            or bool(self._source)
+            or self.model.config.is_encoder_decoder
+            or self._prompt > (fixed_positions(self.model) or self._prompt)
+        )
         if special or self.exact == "generate" or self._prompt <= 2 * chunk:
             return self.config
         config = copy(self.config)
@@ -296,7 +305,7 @@ class TransformersEngine:
         ids = torch.cat([before, steps.to(before)], dim=-1)
         kwargs = dict(self.kwargs)
         if self._mask is not None:
-            kwargs["attention_mask"] = torch.cat([self._mask, self._mask.new_ones(len(rows), count)], dim=-1)
+            kwargs[self._mask_name] = torch.cat([self._mask, self._mask.new_ones(len(rows), count)], dim=-1)
         if self._position is not None:
             kwargs["position_ids"] = self._position + 1 + depths.to(self._position)
         for name in ("token_type_ids", "mm_token_type_ids"):

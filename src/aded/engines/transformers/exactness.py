@@ -36,6 +36,7 @@ def exactness(model: Any) -> Exactness:
     if (
         model.dtype not in (torch.bfloat16, torch.float32)
         or model.device.type != "cpu"
+        or model.config.is_encoder_decoder
         or not _products_are_ours(model)
     ):
         return "rounding"

@@ -35,6 +35,7 @@ class ForwardRunner:
     Attributes:
         fixed: whether every pass has one of few shapes, and therefore an explicit mask.
         settings: how passes are compiled, as JSON; None if they are not.
+        given: what every pass over tokens that mean nothing takes besides.
     """
 
     fixed: bool = False
@@ -42,6 +43,7 @@ class ForwardRunner:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self.given: dict[str, Any] = {}
 
     def begin(self, cache: Cache) -> None:
         """After the prompt."""
@@ -56,10 +58,14 @@ class ForwardRunner:
         new_pass()
         return self._model(**inputs, return_dict=True)
 
+    def inputs(self, ids: torch.Tensor) -> dict[str, Any]:
+        """Tokens as the model, or its decoder, takes them."""
+        return {"decoder_input_ids" if self._model.config.is_encoder_decoder else "input_ids": ids, **self.given}
+
     def blank(self, cache: Cache, count: int) -> Any:
         """A pass over `count` tokens that mean nothing, one after the other."""
         ids = torch.ones(1, count, dtype=torch.long, device=kv.device_of(self._model))
-        return self.run({"input_ids": ids, **with_cache(cache)})
+        return self.run({**self.inputs(ids), **with_cache(cache)})
 
     def end(self, cache: Cache) -> None:
         """Leave the cache as the library knows it."""

@@ -57,7 +57,8 @@ def refuse(
     reasons = {
         "beam search and other modes than greedy and sampling keep several sequences": config.get_generation_mode()
         not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
-        "encoder-decoder models are not supported": model.config.is_encoder_decoder,
+        "encoder-decoders decode one sequence, and return its tokens alone": model.config.is_encoder_decoder
+        and (returned or compile or len(input_ids) > 1),
         f"beyond {fixed_positions(model)} tokens drafts would change what it computes": _crosses(
             model, input_ids, config
         ),

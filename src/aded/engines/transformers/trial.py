@@ -52,10 +52,12 @@ def found_way(
         input_ids, config, kwargs: of the call. A call with images or other inputs besides text is itself what is tried,
             for a few tokens; else a few tokens of its prompt are.
     """
-    special = sorted(x for x, value in kwargs.items() if isinstance(value, torch.Tensor) and x not in TEXT_INPUTS)
+    special = [x for x, value in kwargs.items() if isinstance(value, torch.Tensor) and x not in TEXT_INPUTS]
+    if model.config.is_encoder_decoder:
+        special.append("encoder_outputs")
     prepares = model.prepare_inputs_for_generation  # adapters that put tokens before a prompt change it
     attention = implementation(model), getattr(prepares, "__func__", prepares)
-    key = len(input_ids) > 1, tuple(special), model.dtype, model.training, *attention
+    key = len(input_ids) > 1, tuple(sorted(special)), model.dtype, model.training, *attention
     known = _FOUND.setdefault(model, {})
     if key not in known:
         devices = [model.device] if model.device.type == "cuda" else []
