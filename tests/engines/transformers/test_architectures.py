@@ -72,9 +72,6 @@ UNSUPPORTED = {
     "mamba": lambda: tf.MambaForCausalLM(
         tf.MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2, state_size=4, **ENDS)
     ),
-    "t5": lambda: tf.T5ForConditionalGeneration(
-        tf.T5Config(vocab_size=40, d_model=32, d_ff=32, num_layers=2, num_heads=4, d_kv=8, decoder_start_token_id=0)
-    ),
 }
 
 

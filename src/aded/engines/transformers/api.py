@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,6 +17,7 @@ from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
 from aded.engines.base.options import MaxDraftTokens, budget_for, kept_drafter
 from aded.engines.transformers import cache as kv
+from aded.engines.transformers.callers import callers, encoded_text
 from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.engine import TransformersEngine, Way
@@ -61,12 +61,11 @@ def _decode(
     engine: TransformersEngine, drafter: Drafter, max_draft_tokens: MaxDraftTokens, stats: Stats | None, streamer: Any
 ) -> GenerateDecoderOnlyOutput | torch.Tensor:
     rows, prompt = engine.output().shape
+    measured: dict[str, Any] = {"runner": engine.runner, "encoded": engine.kwargs.get("encoder_outputs")}
     budget = budget_for(
         max_draft_tokens,
         drafter,
-        curve=lambda: cost_curve(
-            engine.model, prompt, runner=engine.runner, encoded=engine.kwargs.get("encoder_outputs")
-        ),
+        curve=lambda: cost_curve(engine.model, prompt, **measured),
         length=lambda: engine.length,
         slots=rows,
     )
@@ -146,7 +145,7 @@ def generate(
         raise ValueError(f'on_unsupported must be "raise" or "fallback", not {on_unsupported!r}')
     if streamer is None:
         # transformers 5 does not hand the streamer on to a callable; it is a local of the `generate` that called us.
-        streamer = _callers(model, "streamer")
+        streamer = callers(model, "streamer")
     processors = LogitsProcessorList() if logits_processor is None else logits_processor
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
@@ -158,7 +157,7 @@ def generate(
         way: Way = "trees" if compile else way_of(model, input_ids, generation_config, model_kwargs)
         with our_kernels(model, compiled=runner.fixed):
             given = (model, input_ids, generation_config, processors, criteria, dict(model_kwargs), runner, exact)
-            engine = TransformersEngine(*given, way=way, source=_encoded_text(model, input_ids))
+            engine = TransformersEngine(*given, way=way, source=encoded_text(model, input_ids))
             if stats is not None:
                 stats.exact = engine.exact
             held = kv.length(model_kwargs[CACHE]) or 0
@@ -175,26 +174,6 @@ def generate(
     if streamer not in (None, _NO_STREAMER):
         model_kwargs["streamer"] = streamer
     return plain(model, input_ids, generation_config=generation_config, **model_kwargs)
-
-
-def _callers(model: Any, name: str) -> Any:
-    """What the `model.generate` that we are called by, through whatever wraps us, has under a name."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        known = frame.f_locals
-        if frame.f_code.co_name == "generate" and known.get("self") is model and name in known:
-            return known[name]
-        frame = cast(Any, frame.f_back)
-    return None
-
-
-def _encoded_text(model: Any, input_ids: torch.Tensor) -> list[int]:
-    """What an encoder was given, where that is text in the decoder's own tokens: answers repeat much of it."""
-    if not model.config.is_encoder_decoder or len(input_ids) > 1:
-        return []
-    text, tied = _callers(model, "inputs_tensor"), getattr(model.config, "encoder", None) is None
-    known = isinstance(text, torch.Tensor) and text.ndim == 2 and not text.is_floating_point()
-    return cast("list[int]", text[0].tolist()) if tied and known else []
 
 
 def _without_ours(kwargs: dict[str, Any]) -> dict[str, Any]:

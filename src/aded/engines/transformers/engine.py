@@ -215,8 +215,7 @@ class TransformersEngine:
         ids = self._buffer[row, : self._prompt]
         if self._mask is not None and self._mask.shape[1] == self._prompt:
             ids = ids[self._mask[row].bool().to(ids.device)]
-        prompt: list[int] = ids.tolist()
-        return self._source + prompt
+        return [*self._source, *ids.tolist()]
 
     def emitted(self, row: int) -> int:
         """How many tokens a row has emitted."""
