@@ -113,7 +113,6 @@ def small_config(config_class: type[PreTrainedConfig], changes: dict[str, Any]) 
 @torch.no_grad()
 def redrawn(model: Any) -> Any:
     """The model with random weights so large that attention matters and what it says varies."""
-    torch.manual_seed(0)
     for weight in model.parameters():
         if weight.ndim > 1 and weight.is_floating_point():
             weight.normal_(std=1.5 * weight.shape[-1] ** -0.5)
@@ -123,6 +122,7 @@ def redrawn(model: Any) -> Any:
 def small_model(model_class: type[Any], changes: dict[str, Any]) -> Any:
     """A random model of this class in float32, with weights so large that attention matters."""
     config = small_config(model_class.config_class, changes)
+    torch.manual_seed(0)
     model = redrawn(model_class(config))
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = None, 0
