@@ -6,16 +6,15 @@ otherwise: so a result depends on where it stands. A token by itself has the bit
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from transformers.activations import ACT2CLS, SiLUActivation
 
-from aded.engines.transformers.attention import RefCountedPatch
+from aded.engines.transformers.attention import ThreadsPatch
 
 _SILU = (torch.nn.SiLU, SiLUActivation)  # whose vectors and rest agree in bfloat16
 _SAME = (torch.nn.ReLU, torch.nn.ReLU6, torch.nn.LeakyReLU, torch.nn.Identity)  # in any data type
@@ -23,8 +22,7 @@ _KINDS: tuple[Any, ...] = tuple(
     {kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()} - {*_SAME, *_SILU}
 )
 
-_ACTIVE = threading.local()
-_PATCH = RefCountedPatch()
+_PATCH = ThreadsPatch()
 
 
 def _is_activation(layer: torch.nn.Module, dtype: torch.dtype) -> bool:
@@ -37,7 +35,7 @@ def _is_activation(layer: torch.nn.Module, dtype: torch.dtype) -> bool:
 
 
 def _token_by_token(forward: Any, x: torch.Tensor) -> torch.Tensor:
-    if not getattr(_ACTIVE, "on", False):
+    if not _PATCH.on:
         result: torch.Tensor = forward(x)
         return result
     tokens = x.flatten(0, 1) if x.ndim > 2 else x
@@ -47,7 +45,7 @@ def _token_by_token(forward: Any, x: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def exact_activations(model: Any) -> Iterator[None]:
     """Within it, and in this thread, the model's activations on a CPU are computed for each token apart."""
-    on_cpu = model.device.type == "cpu" and not getattr(_ACTIVE, "on", False)
+    on_cpu = model.device.type == "cpu" and not _PATCH.on
     layers = [layer for layer in model.modules() if _is_activation(layer, model.dtype)] if on_cpu else []
     if not layers:
         yield
@@ -62,18 +60,9 @@ def exact_activations(model: Any) -> Iterator[None]:
             del layer.forward
 
     with _PATCH.to(model, put, take):
-        _ACTIVE.on = True
-        try:
-            yield
-        finally:
-            _ACTIVE.on = False
-
-
-@contextmanager
-def library_activations() -> Iterator[None]:
-    """Within it, and in this thread, activations are computed as the library does: so prompts are taken in."""
-    before, _ACTIVE.on = getattr(_ACTIVE, "on", False), False
-    try:
         yield
-    finally:
-        _ACTIVE.on = before
+
+
+def library_activations() -> AbstractContextManager[None]:
+    """Within it, and in this thread, activations are computed as the library does: so prompts are taken in."""
+    return _PATCH.off()

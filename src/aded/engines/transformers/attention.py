@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -248,6 +248,37 @@ class RefCountedPatch:
                 if not self._users[model]:
                     del self._users[model]
                     undo()
+
+
+class ThreadsPatch:
+    """A change to models that is there for the threads that asked for it: others find it and go the plain way."""
+
+    def __init__(self) -> None:
+        self._patch = RefCountedPatch()
+        self._active = threading.local()
+
+    @property
+    def on(self) -> bool:
+        """Whether this thread asked for it."""
+        return getattr(self._active, "on", False)
+
+    @contextmanager
+    def to(self, model: Any, make: Callable[[], None], undo: Callable[[], None]) -> Iterator[None]:
+        """Within it this thread finds the change; see `RefCountedPatch.to`."""
+        with self._patch.to(model, make, undo), self._set(True):
+            yield
+
+    def off(self) -> AbstractContextManager[None]:
+        """Within it this thread goes the plain way."""
+        return self._set(False)
+
+    @contextmanager
+    def _set(self, on: bool) -> Iterator[None]:
+        before, self._active.on = self.on, on
+        try:
+            yield
+        finally:
+            self._active.on = before
 
 
 _PATCH = RefCountedPatch()

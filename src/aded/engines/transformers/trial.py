@@ -33,6 +33,7 @@ _REASON = (
 )
 _PROMPT = 12  # tokens at most
 _PATH = 6  # tokens decoded: one by the prompt, two drafted, one by their last, one drafted, one by it
+_AFTER = (1, 2, 3)  # rejected tokens behind those of a chain
 _OTHERS = 8  # rejected tokens beside each drafted one
 # The greatest length of a difference of two score vectors, as a part of the length of what sets the scores apart. In
 # float32 rounding makes some 1e-5 of it. In types of 16 bits it makes some hundredths, and more where it sends a token
@@ -149,7 +150,7 @@ def _verified(engine: TransformersEngine, path: list[list[int]], *, siblings: bo
         trees, places = [], []
         for row in rows:
             true = path[row][first : first + count]
-            tree, place = _among(true, vocabulary) if siblings else (DraftTree.chain([*true, *_wrong(0, 3)]), [])
+            tree, place = _among(true, vocabulary) if siblings else (DraftTree.chain([*true, *_AFTER]), [])
             trees.append(tree)
             places.append(place or list(range(count)))
         outcomes = []
@@ -162,10 +163,6 @@ def _verified(engine: TransformersEngine, path: list[list[int]], *, siblings: bo
         engine.commit(Outcomes(outcomes))
     engine.runner.end(engine.cache)
     return torch.stack([torch.stack(scores) for scores in scored]).float()
-
-
-def _wrong(true: int, count: int) -> list[int]:
-    return [true + 1 + i for i in range(count)] if true == 0 else [i for i in range(count + 1) if i != true][:count]
 
 
 def _among(true: list[int], vocabulary: int) -> tuple[DraftTree, list[int]]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
-from aded.engines.transformers.attention import RefCountedPatch
+from aded.engines.transformers.attention import ThreadsPatch
 from aded.engines.transformers.linear.bindings import (
     AmxLinear,
     Avx512Linear,
@@ -45,7 +44,7 @@ class _Forward:
         if torch.compiler.is_compiling():
             result: torch.Tensor = torch.ops.aded.linear(input, self._number, self._features)
             return result
-        return self.other(input) if getattr(_ACTIVE, "on", False) else self._plain(input)
+        return self.other(input) if _PATCH.on else self._plain(input)
 
 
 _NUMBERS = itertools.count()
@@ -62,8 +61,7 @@ _KERNELS: dict[torch.dtype, tuple[Callable[[], LinearKernel], ...]] = {
     torch.float32: (FloatLinear,),
 }
 
-_ACTIVE = threading.local()
-_PATCH = RefCountedPatch()
+_PATCH = ThreadsPatch()
 
 
 def _layers(model: torch.nn.Module) -> list[torch.nn.Linear]:
@@ -101,7 +99,7 @@ def fast_linear(model: Any, *, compiled: bool = False) -> Iterator[None]:
     Args:
         compiled: for passes that are compiled, where float32 is left to the compiler.
     """
-    layers = [] if getattr(_ACTIVE, "on", False) else _layers(model)
+    layers = [] if _PATCH.on else _layers(model)
     if compiled:
         layers = [layer for layer in layers if layer.weight.dtype == torch.bfloat16]
     if not layers:
@@ -121,18 +119,9 @@ def fast_linear(model: Any, *, compiled: bool = False) -> Iterator[None]:
             del layer.forward
 
     with _PATCH.to(model, put, take):
-        _ACTIVE.on = True
-        try:
-            yield
-        finally:
-            _ACTIVE.on = False
-
-
-@contextmanager
-def library_linear() -> Iterator[None]:
-    """Within it, and in this thread, layers run as the library runs them: so prompts are taken in."""
-    before, _ACTIVE.on = getattr(_ACTIVE, "on", False), False
-    try:
         yield
-    finally:
-        _ACTIVE.on = before
+
+
+def library_linear() -> AbstractContextManager[None]:
+    """Within it, and in this thread, layers run as the library runs them: so prompts are taken in."""
+    return _PATCH.off()
