@@ -19,7 +19,8 @@ OLDER := $(VENV)/older
 
 test-older: $(OLDER)
 	PYTHONPATH=$(OLDER) $(BIN)/python -m pytest tests/engines/transformers/test_compat.py tests/engines/transformers/test_generate.py \
-		tests/engines/transformers/test_batch.py tests/engines/transformers/test_guards.py
+		tests/engines/transformers/test_batch.py tests/engines/transformers/test_guards.py \
+		tests/engines/transformers/test_recurrent.py tests/engines/transformers/test_encoder_decoders.py
 
 $(OLDER): $(READY)
 	$(PIP) --no-deps --target $@ transformers==5.23.0

@@ -30,11 +30,20 @@ class Scores(Protocol):
 
 
 def accept(
-    slots: Sequence[int], trees: Sequence[DraftTree], scores: Sequence[Scores], append: Callable[[int, int], bool]
+    slots: Sequence[int],
+    trees: Sequence[DraftTree],
+    scores: Sequence[Scores | None],
+    append: Callable[[int, int], bool],
 ) -> Outcomes:
-    """Follow the target through each sequence's tree; `append(slot, token)` says whether a sequence ends."""
+    """Follow the target through each sequence's tree; `append(slot, token)` says whether a sequence ends.
+
+    A sequence without scores waited for others in this step, and emits nothing.
+    """
     rows = zip(slots, trees, scores, strict=True)
-    return Outcomes(accept_row(tree, scored, partial(append, slot), slot) for slot, tree, scored in rows)
+    return Outcomes(
+        Outcome([], slot=slot) if scored is None else accept_row(tree, scored, partial(append, slot), slot)
+        for slot, tree, scored in rows
+    )
 
 
 def accept_row(tree: DraftTree, scores: Scores, append: Callable[[int], bool], slot: int = 0) -> Outcome:

@@ -31,6 +31,10 @@ class Limits:
         trees: whether siblings can be verified; chains otherwise.
         vocabulary: tokens that the target can take in: ids below this; None: it is not known. A prompt may hold others,
             where pictures stand, and a drafter may have learned from a model that knows more.
+        again: for each sequence, tokens that the step takes in again before its root. The step is then as wide as the
+            sequences with the fewest need, and what others drafted beyond it is left out. None: there are none.
+        restores: whether tokens that a step took in are taken in again where not all of them were accepted: what they
+            left is a state, which is put back.
     """
 
     depth: Sequence[int] | NDArray[np.int64]
@@ -38,6 +42,8 @@ class Limits:
     paths: int | None = None
     trees: bool = True
     vocabulary: int | None = None
+    again: Sequence[int] | None = None
+    restores: bool = False
 
 
 class Nodes(NamedTuple):

@@ -28,8 +28,10 @@ class Engine(Protocol):
         """What the next step can verify of these sequences."""
         ...
 
-    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> Sequence[Scores]:
-        """One forward pass over each sequence's last token, the root of its tree, and every node."""
+    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> Sequence[Scores | None]:
+        """One forward pass over each sequence's last token, the root of its tree, and every node.
+
+        None in place of scores: this sequence waits for others, see `Limits.again`."""
         ...
 
     def append(self, slot: int, token: int) -> bool:

@@ -55,6 +55,7 @@ class Speculator:
         self._emitted = np.zeros(count, np.int64)  # by each sequence so far
         self._pending: dict[int, list[int]] = {}  # emitted in backoff and not yet learned, by slot
         self._proposed: Drafts | None = None
+        self._again = 0  # tokens that each sequence took in again before its root
         self._async_above = async_learning
         self._threads = None if async_learning is None else ThreadPoolExecutor(1, "aded-learn")
         self._learning: Future[None] | None = None
@@ -81,6 +82,7 @@ class Speculator:
         self.timer.propose()
         self.join()
         drafts: Drafts
+        self.budget.begin(limits)
         cap = min(self.budget.draft_cap(active), limits.nodes)
         if cap > 0:
             drafts = self._drafts.draft(active, cap, limits, self.budget.threshold)
@@ -89,10 +91,12 @@ class Speculator:
             elif isinstance(drafts, Chains) and limits.vocabulary is not None:
                 drafts = drafts.within(limits.vocabulary)
             drafts = self.budget.choose(active, drafts, self._emitted[active])
+            if limits.again is not None and any(limits.again):
+                drafts = _level(drafts, limits.again)
         else:
             drafts = Trees([DraftTree.empty()] * len(active))
         self.top_k = 0 if self.budget.in_backoff and not drafts.size else self._top_k
-        self._proposed = drafts
+        self._proposed, self._again = drafts, min(limits.again or [0])
         self.timer.proposed()
         return drafts
 
@@ -126,7 +130,7 @@ class Speculator:
         if proposed is not None:
             step, count = None, len(active)
             if prompt_tokens is not None and count:
-                tokens = self.budget.tokens(count, proposed)
+                tokens = self.budget.tokens(count, proposed) + count * self._again
                 step = Pass(count, tokens, int(emitted.sum()), prompt_tokens, self.timer.verify_s)
             self.budget.timed(step, self.timer.draft_s, self.timer.learn_s)
         if isinstance(outcomes, Outcomes):
@@ -157,6 +161,8 @@ class Speculator:
         gain nothing, learning must cost nothing."""
         due: list[Outcome] = []
         for outcome in outcomes:
+            if not outcome.emitted:
+                continue
             if self.budget.in_backoff and not len(outcome.tree) and not outcome.finished:
                 self._pending.setdefault(outcome.slot, []).extend(outcome.emitted)
                 continue
@@ -179,3 +185,11 @@ def _within(tree: DraftTree, depth: int, limits: Limits) -> DraftTree:
     if not limits.trees:
         return tree.best_chain()
     return tree if limits.paths is None else tree.prune(limits.paths)
+
+
+def _level(drafts: Drafts, again: Sequence[int]) -> Trees:
+    """The part of each draft that fits a step in which each sequence has so many tokens before its root."""
+    trees = list(drafts)
+    least = min(again)
+    width = least + max(len(tree) for tree, lead in zip(trees, again, strict=True) if lead == least)
+    return Trees(tree.limit(nodes=max(width - lead, 0)) for tree, lead in zip(trees, again, strict=True))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aded import DraftTree, Outcome
-from aded.batch import Outcomes, Trees
+from aded.batch import Limits, Outcomes, Trees
 from aded.budget import MAX_DRAFT_TOKENS, AdaptiveBudget, CostCurve, Evidence, FixedBudget, MeasuredCost, Pass
 from aded.decoding import decode
 from aded.speculation import Speculator
@@ -27,7 +27,11 @@ def budget(slope: float, **options: object) -> AdaptiveBudget:
     return AdaptiveBudget(MeasuredCost(curve(slope)), **options)
 
 
-def choose(chooser: AdaptiveBudget, *trees: DraftTree, emitted: Sequence[int] = (0,)) -> list[DraftTree]:
+def choose(
+    chooser: AdaptiveBudget, *trees: DraftTree, emitted: Sequence[int] = (0,), limits: Limits | None = None
+) -> list[DraftTree]:
+    if limits is not None:
+        chooser.begin(limits)
     return list(chooser.choose(np.arange(len(trees)), Trees(trees), np.array(emitted)))
 
 
@@ -48,6 +52,27 @@ def test_the_chosen_tree_has_the_best_expected_rate(slope: float, steps: list[fl
     chosen = len(choose(budget(slope), tree)[0])
     rates = [(1 + np.exp(tree.log_probs[:k]).sum()) / costs(k + 1) for k in range(len(steps) + 1)]
     assert rates[chosen] >= max(rates) - 1e-5
+
+
+@given(st.floats(0, 2), st.integers(0, 8), st.lists(st.floats(-2, 0, width=32), max_size=8))
+def test_what_is_taken_in_again_after_a_rejected_draft_is_part_of_its_price(
+    slope: float, again: int, steps: list[float]
+) -> None:
+    tree = DraftTree.chain(range(len(steps)), np.cumsum(np.array(steps, np.float32)).tolist())
+    limits = Limits([64], again=[again], restores=True)
+    chosen = len(choose(budget(slope), tree, limits=limits)[0])
+    path = [1.0, *np.exp(tree.log_probs).tolist()]
+    emitted = np.cumsum(path)
+    redone = [(1 - path[k]) * (again + emitted[k]) for k in range(len(steps) + 1)]
+    rates = [emitted[k] / (1.0 + slope * (again + k + redone[k])) for k in range(len(steps) + 1)]
+    assert rates[chosen] >= max(rates) - 1e-4
+
+
+def test_rows_in_step_pay_for_what_all_take_in_again() -> None:
+    """What only a row that is ahead takes in fills up the rectangle, and costs nothing."""
+    for again, expected in (([0, 0], 4), ([0, 9], 4)):
+        kept = choose(budget(0.0), LIKELY, LIKELY, emitted=(0, 0), limits=Limits([9, 9], again=again))
+        assert [len(tree) for tree in kept] == [expected, expected]
 
 
 def test_drafts_that_keep_failing_are_given_up_and_good_ones_taken_up_again() -> None:

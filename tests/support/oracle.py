@@ -58,16 +58,37 @@ class ChainThenWrong(Oracle):
         return DraftTree.chain([*true, *wrong][: max(max_nodes, 0)])
 
 
+class Likelier(Oracle):
+    """Says that the true continuation is likelier than the branches beside it, and ends with a wrong token.
+
+    So what is left of its tree where no siblings can be verified has tokens of both kinds.
+    """
+
+    def draft(self, max_nodes: int) -> DraftTree:
+        tree = super().draft(max_nodes)
+        tokens, parents = tree.tokens.tolist(), tree.parents.tolist()
+        after = self.answer[self.position + self.depth :][:1]
+        if after and tokens and len(tokens) < max_nodes:
+            tokens.append((after[0] + 1) % self.vocabulary)
+            parents.append(len(tokens) - 2)
+        depths, likely = [0] * len(tokens), [0.0] * len(tokens)
+        for node, parent in enumerate(parents):
+            depths[node] = depths[parent] + 1 if parent >= 0 else 0
+            true = tokens[node] == self.answer[self.position + depths[node]]
+            likely[node] = (likely[parent] if parent >= 0 else 0.0) - (0.01 if true else 0.05)
+        return DraftTree.build(tokens, parents, likely)
+
+
 class Uneven:
     """Knows the answer of every row of a batch, and drafts more of it for some rows than for others.
 
     `top_k` asks for the model's likeliest tokens, which an oracle has no use for, as a drafter that learns does.
     """
 
-    def __init__(self, answers: Sequence[Sequence[int]], *, top_k: int = 0) -> None:
-        self.answers, self.top_k, self.started = answers, top_k, 0
+    def __init__(self, answers: Sequence[Sequence[int]], *, top_k: int = 0, vocabulary: int = 40) -> None:
+        self.answers, self.top_k, self.started, self.vocabulary = answers, top_k, 0, vocabulary
 
     def start(self, prompt: Sequence[int]) -> Any:
         row = self.started % len(self.answers)
         self.started += 1
-        return Oracle(self.answers[row], depth=1 + 2 * row % 5).start(prompt)
+        return Likelier(self.answers[row], depth=1 + 2 * row % 5, vocabulary=self.vocabulary).start(prompt)

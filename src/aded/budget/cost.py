@@ -49,13 +49,16 @@ class StepCost(Protocol):
         """Whether a plain step over so many sequences is known well enough to compare with."""
         ...
 
-    def per_token(self, expected: NDArray[np.float64], sequences: int, each: int) -> NDArray[np.float64]:
+    def per_token(
+        self, expected: NDArray[np.float64], sequences: int, each: int, again: NDArray[np.float64] | float = 0.0
+    ) -> NDArray[np.float64]:
         """Seconds an emitted token takes, float64 (n,), in steps of 0, 1, ... more draft tokens.
 
         Args:
             expected: tokens that each of these steps emits, float64 (n,).
             sequences: in the batch.
             each: tokens in the pass that one more of the draft adds: 1, or one for every sequence.
+            again: tokens that each sequence takes in besides because of it, float64 (n,), in this step or the next.
         """
         ...
 
@@ -222,8 +225,10 @@ class MeasuredCost:
         """Always: it was measured."""
         return True
 
-    def per_token(self, expected: NDArray[np.float64], sequences: int, each: int) -> NDArray[np.float64]:
-        tokens = sequences + each * np.arange(len(expected))
+    def per_token(
+        self, expected: NDArray[np.float64], sequences: int, each: int, again: NDArray[np.float64] | float = 0.0
+    ) -> NDArray[np.float64]:
+        tokens = sequences * (1 + again) + each * np.arange(len(expected))
         per_token: NDArray[np.float64] = self._fit(self._at(tokens, sequences)) / expected
         return per_token
 
@@ -231,5 +236,5 @@ class MeasuredCost:
         tokens = np.array([step.tokens])
         self._fit.learn(float(self._at(tokens, step.sequences)[0]), step.seconds)
 
-    def _at(self, tokens: NDArray[np.int64], sequences: int) -> NDArray[np.float64]:
+    def _at(self, tokens: NDArray[Any], sequences: int) -> NDArray[np.float64]:
         return self._curve.at(tokens / sequences, rows=sequences, length=self._length())

@@ -131,8 +131,10 @@ class LearnedCost:
         """Whether it is known what a plain step over so many sequences costs, or there hardly are any."""
         return self._plain.recall(sequences, self._steps)[1] > 0 or self._with_prompts > 0.5
 
-    def per_token(self, expected: NDArray[np.float64], sequences: int, each: int = 1) -> NDArray[np.float64]:
-        """Seconds an emitted token takes; `each` is 1, tokens lie end to end.
+    def per_token(
+        self, expected: NDArray[np.float64], sequences: int, each: int = 1, again: NDArray[np.float64] | float = 0.0
+    ) -> NDArray[np.float64]:
+        """Seconds an emitted token takes; `each` is 1, tokens lie end to end; `again` is 0 in a server.
 
         Prompts have to be taken in whatever is drafted: of L steps with prompts for each emitted token, and P tokens in
         those, a step over r sequences with n drafted tokens that emits E tokens makes

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.batch import Drafts, StepOutcomes
+from aded.batch import Drafts, Limits, StepOutcomes
 from aded.budget.acceptance import Acceptance, Evidence
 from aded.budget.backoff import Backoff
 from aded.budget.cost import MAX_DRAFT_TOKENS, Pass, StepCost
@@ -32,6 +32,9 @@ class Budget:
 
     def start(self, slot: int) -> None:
         """A new sequence in a slot."""
+
+    def begin(self, limits: Limits) -> None:
+        """Told, before it is asked, what the next step can verify and what it takes in besides."""
 
     def draft_cap(self, slots: NDArray[np.int64]) -> int:
         """Most nodes worth drafting for each sequence in this step; 0: draft nothing. Asked once a step."""
@@ -124,6 +127,7 @@ class AdaptiveBudget(Budget):
         self.threshold = self._min_probability = min_probability
         self._drafting_s = self._learning_s = 0.0  # moving averages; 0 until known
         self._drafted = False  # whether the last step could have had a draft
+        self._limits: Limits | None = None  # of the next step
 
     @property
     def in_backoff(self) -> bool:  # type: ignore[override]
@@ -132,6 +136,9 @@ class AdaptiveBudget(Budget):
     def start(self, slot: int) -> None:
         """A new sequence in a slot."""
         self._acceptance.start(slot)
+
+    def begin(self, limits: Limits) -> None:
+        self._limits = limits
 
     def draft_cap(self, slots: NDArray[np.int64]) -> int:
         skipped = self._backoff.skip()
@@ -145,8 +152,13 @@ class AdaptiveBudget(Budget):
             return drafts
         nodes, count = drafts.nodes(), len(slots)
         gains = self._acceptance.correct(slots, nodes)
-        expected, rank = _ragged(gains, count) if self._ragged else _rectangle(nodes.draft, gains, emitted)
-        bare = self._cost.per_token(expected, count, 1 if self._ragged else count)
+        again: NDArray[np.float64] | float = 0.0
+        if self._ragged:
+            expected, rank = _ragged(gains, count)
+        else:
+            expected, rank, table = _rectangle(nodes.draft, gains, emitted)
+            again = _taken_in_again(table, self._limits)
+        bare = self._cost.per_token(expected, count, 1 if self._ragged else count, again)
         rates = bare + (self._drafting_s + self._learning_s) / expected
         best = int(np.argmin(rates))
         if rates[best] > (1 - self._cost.margin) * rates[0]:
@@ -216,8 +228,9 @@ def _ragged(gains, count):
 
 def _rectangle(
     draft: NDArray[np.int64], gains: NDArray[np.float64], emitted: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Weighted tokens of steps with 0, 1, ... nodes of each sequence, and each node's place within its sequence."""
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64]]:
+    """Weighted tokens of steps with 0, 1, ... nodes of each sequence, each node's place within its sequence, and by
+    sequence and place the gains, after a first that is 0."""
     order = np.lexsort((-gains, draft))  # stable: where gains are equal, a parent comes before its child
     sizes = np.bincount(draft, minlength=len(emitted))
     position = np.arange(len(draft)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -226,4 +239,21 @@ def _rectangle(
     table = np.zeros((len(emitted), int(sizes.max(initial=0)) + 1))
     table[draft[order], position + 1] = gains[order]
     weights = 0.5 ** ((emitted - emitted.min()) / _LEAD)
-    return weights @ (1 + np.cumsum(table, axis=1)), rank
+    return weights @ (1 + np.cumsum(table, axis=1)), rank, table
+
+
+def _taken_in_again(table: NDArray[np.float64], limits: Limits | None) -> NDArray[np.float64] | float:
+    """Tokens that each sequence takes in besides, in steps with 0, 1, ... drafted of each, float64 (n,).
+
+    Those before its root; and, where a state is put back unless all of a step was accepted, in the next step all that
+    was.
+    """
+    if limits is None or limits.again is None:
+        return 0.0
+    least = min(limits.again)
+    if not limits.restores:
+        return float(least)
+    whole = np.prod(table, axis=0)
+    whole[0] = 1.0
+    again: NDArray[np.float64] = least + (1 - whole) * (least + 1 + np.cumsum(table, axis=1).mean(axis=0))
+    return again

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import aded
 from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.sampling import SharedNoise
-from support.models import CHAINS_ONLY, FAMILIES, build
+from support.kinds import RECURRENT, encoder_decoder, recurrent
+from support.models import FAMILIES, build
 from support.oracle import Uneven
 from support.streamers import Recorder
 
@@ -29,21 +30,22 @@ def padded(prompts: Sequence[Sequence[int]] = PROMPTS) -> dict[str, torch.Tensor
 
 
 def pair(
-    model: Any, inputs: dict[str, torch.Tensor], *, max_draft_tokens: Any = 12, **options: Any
+    model: Any, inputs: dict[str, torch.Tensor], *, max_draft_tokens: Any = 12, vocabulary: int = 40, **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor, aded.Stats]:
     """The same call without us and with a drafter that knows every row's answer among wrong branches."""
     options = {"max_new_tokens": 30, "pad_token_id": 0, "do_sample": False, **options}
     torch.manual_seed(5)
     plain = model.generate(**inputs, **options)
     state = torch.get_rng_state()
-    answers = plain[:, inputs["input_ids"].shape[1] :].tolist()
+    encoded = model.config.is_encoder_decoder
+    answers = plain[:, 1 if encoded else inputs["input_ids"].shape[1] :].tolist()
     stats = aded.Stats()
     torch.manual_seed(5)
     ours = model.generate(
         **inputs,
         **options,
         custom_generate=aded.generate,
-        drafter=Uneven(answers),
+        drafter=Uneven(answers, vocabulary=vocabulary),
         max_draft_tokens=max_draft_tokens,
         stats=stats,
     )
@@ -54,13 +56,71 @@ def pair(
 
 
 @pytest.mark.parametrize("seed", [None, 7], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in CHAINS_ONLY])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_are_the_models_own(family: str, seed: int | None) -> None:
     sampling = {} if seed is None else {"do_sample": True, "temperature": 1.3, "top_k": 20}
     plain, ours, stats = pair(build(family), padded(), **sampling)
     assert torch.equal(plain, ours)
     assert stats.passes < 30
     assert stats.tokens == 4 * 30
+
+
+@pytest.mark.parametrize("seed", [None, 7], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("kind", [*RECURRENT, "t5", "bart"])
+def test_rows_that_take_no_mask_of_their_own_are_kept_in_step(kind: str, seed: int | None) -> None:
+    """Those that are ahead take their last tokens in again, or wait: states and encoder-decoders."""
+    model, vocabulary = (recurrent(kind), 40) if kind in RECURRENT else (encoder_decoder(kind)[0], 90)
+    sampling: dict[str, Any] = {} if seed is None else {"do_sample": True, "temperature": 1.3, "top_k": 20}
+    sampling |= {"no_repeat_ngram_size": 2, "min_new_tokens": 30, "vocabulary": vocabulary}
+    plain, ours, stats = pair(model, padded(), **sampling)
+    assert torch.equal(plain, ours)
+    assert stats.passes < 30
+    assert stats.tokens == 4 * 30
+    plain, ours, _ = pair(model, padded(), max_draft_tokens=3, **sampling)
+    assert torch.equal(plain, ours)
+    del sampling["vocabulary"]
+    options: dict[str, Any] = {"max_new_tokens": 30, "pad_token_id": 0, "do_sample": False, **sampling}
+    torch.manual_seed(5)
+    assert torch.equal(plain, model.generate(**padded(), **options, custom_generate=aded.generate))  # as it pays
+
+
+@pytest.mark.parametrize("kind", ["bloom", "qwen3-next", "granite-hybrid", "lfm2", "t5"])
+def test_rows_in_step_end_each_at_its_own_end(kind: str) -> None:
+    families = {"bloom": build, "t5": lambda name: encoder_decoder(name)[0]}
+    model, vocabulary = families.get(kind, recurrent)(kind), 90 if kind == "t5" else 40
+    options: dict[str, Any] = {"no_repeat_ngram_size": 2, "vocabulary": vocabulary}
+    free, _, _ = pair(model, padded(), min_new_tokens=30, **options)
+    prompt = free.shape[1] - 30
+    for row, position in [(0, 3), (2, 17)]:
+        ends = [int(free[row, prompt + position]), int(free[1, prompt + 12])]
+        plain, ours, stats = pair(model, padded(), eos_token_id=ends, **options)
+        assert torch.equal(plain, ours)
+        assert stats.tokens < 4 * 30
+        assert 0 < stats.accepted < stats.drafted
+
+
+def test_a_row_that_is_far_ahead_waits() -> None:
+    """A pass is as wide as the rows that are behind need."""
+    model = build("bloom")
+    plain = model.generate(**padded(), max_new_tokens=30, pad_token_id=0, do_sample=False)
+    answers = plain[:, padded()["input_ids"].shape[1] :].tolist()
+    answers[1:] = [[], [], []]  # nothing is drafted for them
+    emitted: list[int] = []
+
+    class Watched(Uneven):
+        def start(self, prompt: Any) -> Any:
+            session = super().start(prompt)
+            watch = session.observe
+            session.observe = lambda outcome: (emitted.append(len(outcome.emitted)), watch(outcome))
+            return session
+
+    stats = aded.Stats()
+    options = {"drafter": Watched(answers), "max_draft_tokens": 12, "stats": stats, "custom_generate": aded.generate}
+    ours = model.generate(**padded(), max_new_tokens=30, pad_token_id=0, do_sample=False, **options)
+    assert torch.equal(plain, ours)
+    assert stats.passes == 30
+    assert max(emitted) > 1
+    assert stats.steps > len(emitted)  # rows that took part and emitted nothing
 
 
 def test_rows_are_those_of_the_prompts_alone() -> None:

@@ -18,7 +18,7 @@ from aded import drafters
 from aded.batch import Outcomes
 from aded.drafters.base import Drafter
 from aded.engines.base.certificate import Certificate
-from aded.engines.transformers.attention import exact_attention
+from aded.engines.transformers.attention import exact_attention, new_pass
 from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.engine import TransformersEngine
 from aded.engines.transformers.exact_kernels import library_kernels, our_kernels
@@ -453,3 +453,23 @@ def test_the_embedded_model_says_what_generate_says(smollm2: Any, options: dict[
         assert torch.equal(plain, model.generate(ids, **common, **ours))
         assert stats.exact == "generate"
         assert 0 < stats.accepted < stats.drafted
+
+
+def test_attention_whose_rows_would_be_repeated_is_left_to_the_library() -> None:
+    """The kernel reads memory: nothing may be asked of it that is not there."""
+    query, key = torch.randn(1, 4, 2, 32), torch.randn(3, 4, 9, 32)
+    mask = torch.ones(1, 1, 2, 9, dtype=torch.bool)
+    for q, k, v in ((query, key, key), (key[:, :, :2], query, query), (query, key[:1], key[:1, :, :5])):
+        assert exact_attention(q, k, v, mask, None) is None
+    assert exact_attention(query, key[:1, :, :, :16], key[:1], mask, None) is None
+
+
+def test_what_a_mask_shows_is_looked_up_by_what_it_is_shown_with() -> None:
+    new_pass()
+    mask, query = torch.ones(1, 1, 2, 9, dtype=torch.bool), torch.randn(1, 4, 2, 32)
+    for keys in (5, 9):
+        key, value = torch.randn(2, 1, 4, keys, 32)
+        ours = exact_attention(query, key, value, mask, None)
+        if ours is not None:  # else the kernel cannot run here
+            stock = scaled_dot_product_attention(query, key, value, attn_mask=mask[..., :keys])
+            torch.testing.assert_close(ours, stock.transpose(1, 2))

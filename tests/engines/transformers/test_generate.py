@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 import aded
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.compat import CACHE, cache_of, with_cache
-from aded.engines.transformers.engine import top_k
+from aded.engines.transformers.scores import top_k
 from support.models import PROMPT, build
 from support.oracle import Chain, Oracle, Uneven
 from support.streamers import Recorder

@@ -15,9 +15,10 @@ import aded
 from aded.engines.transformers.compat import CACHE, with_cache
 from aded.engines.transformers.positions import fixed_positions
 from aded.errors import UnsupportedError
+from support.kinds import PLAIN
 from support.models import PROMPT, build
 from support.oracle import ChainThenWrong, Oracle
-from sweep.shrink import redrawn, small_model
+from sweep.shrink import small_model
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
 TWO = torch.cat([PROMPT, PROMPT.flip(1)])
@@ -341,83 +342,6 @@ def test_layers_that_read_what_others_hold_have_no_entries_of_their_own() -> Non
     assert 0 < stats.accepted < stats.drafted
 
 
-SMALL: dict[str, Any] = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SMALL |= {"num_key_value_heads": 2, "initializer_range": 0.6, "eos_token_id": None, "bos_token_id": None}
-SMALL |= {"pad_token_id": 0, "intermediate_size": 48}
-DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
-    "qwen3-next": (
-        "Qwen3Next",
-        {**DELTA, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"], "num_experts": 0},
-    ),
-    "granite-hybrid": (
-        "GraniteMoeHybrid",
-        {
-            "layer_types": ["mamba", "attention"],
-            "mamba_n_heads": 8,
-            "mamba_d_head": 8,
-            "mamba_d_state": 8,
-            "mamba_n_groups": 1,
-            "num_local_experts": 0,
-            "shared_intermediate_size": 32,
-        },
-    ),
-    "lfm2": ("Lfm2", {"layer_types": ["conv", "full_attention"]}),
-    "mamba2": ("Mamba2", {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2}),
-}
-if CACHE != "cache":  # releases where a model of states alone is given them by another name: it is refused there
-    del RECURRENT["mamba2"]
-
-
-def recurrent(name: str) -> Any:
-    kind, changes = RECURRENT[name]
-    torch.manual_seed(0)
-    return getattr(tf, f"{kind}ForCausalLM")(getattr(tf, f"{kind}Config")(**{**SMALL, **changes})).eval()
-
-
-@pytest.mark.parametrize("sampled", [False, True])
-@pytest.mark.parametrize("name", RECURRENT)
-def test_recurrent_states_are_put_back_and_taken_in_again(name: str, sampled: bool) -> None:
-    model, options = recurrent(name), {**OPTIONS, "do_sample": sampled, "max_new_tokens": 60}
-    torch.manual_seed(5)
-    plain = model.generate(PROMPT, **options)
-    for depth, budget in ((4, 6), (1, 3), (6, "auto")):
-        stats = aded.Stats()
-        drafter = ChainThenWrong(plain[0, PROMPT.shape[1] :].tolist(), depth=depth)
-        torch.manual_seed(5)
-        ours = model.generate(
-            PROMPT, **options, custom_generate=aded.generate, drafter=drafter, max_draft_tokens=budget, stats=stats
-        )
-        assert torch.equal(plain, ours)
-        if budget != "auto":
-            assert 0 < stats.accepted < stats.drafted
-
-
-@pytest.mark.parametrize("name", ["qwen3-next", "granite-hybrid", "lfm2"])
-def test_the_cache_that_is_returned_is_as_plain_decodings(name: str) -> None:
-    model = recurrent(name)
-    options: dict[str, Any] = {**OPTIONS, "max_new_tokens": 30, "return_dict_in_generate": True}
-    plain = model.generate(PROMPT, **options)
-    drafter = ChainThenWrong(plain.sequences[0, PROMPT.shape[1] :].tolist())
-    ours = model.generate(PROMPT, **options, custom_generate=aded.generate, drafter=drafter, max_draft_tokens=5)
-    assert torch.equal(plain.sequences, ours.sequences)
-    last = plain.sequences[:, -1:]
-    with torch.no_grad():
-        after = [model(input_ids=last, **with_cache(getattr(x, CACHE))).logits for x in (plain, ours)]
-    torch.testing.assert_close(after[0], after[1])
-
-
-def test_batches_of_recurrent_models_and_filled_states_are_refused() -> None:
-    model = recurrent("qwen3-next")
-    with pytest.raises(UnsupportedError, match="recurrent state"):
-        model.generate(TWO, **OPTIONS, max_new_tokens=4, custom_generate=aded.generate)
-    first = model.generate(PROMPT, **OPTIONS, max_new_tokens=4, return_dict_in_generate=True)
-    more = torch.cat([first.sequences, PROMPT], dim=-1)
-    cache = deepcopy(getattr(first, CACHE))
-    with pytest.raises(UnsupportedError, match="recurrent state"):
-        model.generate(more, **OPTIONS, max_new_tokens=4, custom_generate=aded.generate, **{CACHE: cache})
-
-
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_adapters_are_served_switched_and_given_back() -> None:
     peft = pytest.importorskip("peft")
@@ -458,7 +382,7 @@ def test_a_model_whose_part_writes_the_text_is_accelerated_there() -> None:
     config = tf.Blip2Config(
         vision_config={**sizes, "image_size": 28, "patch_size": 14},
         qformer_config={**sizes, "encoder_hidden_size": 32, "vocab_size": 40},
-        text_config={**SMALL, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32, "vocab_size": 40},
+        text_config={**PLAIN, "model_type": "opt", "ffn_dim": 48, "word_embed_proj_dim": 32, "vocab_size": 40},
         num_query_tokens=3,
         image_token_index=39,
     )
@@ -480,75 +404,3 @@ def test_continuous_batches_go_their_own_way_with_a_warning(monkeypatch: pytest.
     aded.accelerate(model)
     with pytest.warns(UserWarning, match="without ADED"):
         assert model.generate_batch([[1, 2]]) == [[1, 2]]
-
-
-def encoder_decoder(name: str) -> tuple[Any, dict[str, Any]]:
-    """A model, and what its encoder is given."""
-    if name != "whisper":
-        kind = {"t5": tf.T5ForConditionalGeneration, "bart": tf.BartForConditionalGeneration}[name]
-        return small_model(kind, {"decoder_start_token_id": 1, "tie_word_embeddings": False}), {"input_ids": PROMPT}
-    sizes = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
-    sizes |= {f"{part}_layers": 2 for part in ("encoder", "decoder")}
-    sizes |= {f"{part}_ffn_dim": 48 for part in ("encoder", "decoder")}
-    sizes |= {"vocab_size": 99, "d_model": 32, "num_mel_bins": 8, "max_source_positions": 20}
-    ends = {"decoder_start_token_id": 1, "bos_token_id": 0, "eos_token_id": 98, "pad_token_id": 0}
-    config = tf.WhisperConfig(**sizes, **ends, max_target_positions=90, suppress_tokens=None)
-    config.begin_suppress_tokens = None
-    model = redrawn(tf.WhisperForConditionalGeneration(config)).eval()
-    return model, {"input_features": torch.randn(1, 8, 40)}
-
-
-@pytest.mark.parametrize("sampled", [False, True])
-@pytest.mark.parametrize("name", ["t5", "bart", "whisper"])
-def test_encoder_decoders_verify_chains(name: str, sampled: bool) -> None:
-    model, given = encoder_decoder(name)
-    options: dict[str, Any] = {**given, "do_sample": sampled, "max_new_tokens": 40, "min_new_tokens": 40}
-    options["no_repeat_ngram_size"] = 2  # random models repeat themselves
-    torch.manual_seed(5)
-    plain = model.generate(**options)
-    assert len(set(plain[0].tolist())) > 4
-    for budget in (6, "auto"):
-        stats = aded.Stats()
-        drafter = ChainThenWrong(plain[0, -40:].tolist(), vocabulary=90)
-        undo = aded.accelerate(model, drafter=drafter, max_draft_tokens=budget)
-        torch.manual_seed(5)
-        assert torch.equal(plain, model.generate(**options, stats=stats))
-        undo()
-        if budget == 6:
-            assert 0 < stats.accepted < stats.drafted
-
-
-class Asked:
-    """Drafts nothing, and keeps what it was told of the prompt."""
-
-    top_k = 0
-
-    def start(self, prompt: Any) -> Any:
-        self.prompt = list(prompt)
-        return Oracle([]).start(prompt)
-
-
-@pytest.mark.parametrize("direct", [False, True])
-def test_drafts_are_made_from_what_an_encoder_was_given_as_well(direct: bool) -> None:
-    (model, given), drafter = encoder_decoder("t5"), Asked()
-    options: dict[str, Any] = {**given, "max_new_tokens": 4, "do_sample": False}
-    if direct:
-        model.generate(**options, custom_generate=aded.generate, drafter=drafter)
-    else:
-        aded.accelerate(model, drafter=drafter)
-        model.generate(**options)
-    assert drafter.prompt == [*PROMPT[0].tolist(), 1]
-
-
-@pytest.mark.parametrize("change", [{"return_dict_in_generate": True}, {"num_beams": 2}, {"input_ids": TWO}])
-def test_of_encoder_decoders_the_rest_is_refused_and_decoded_plainly(change: dict[str, Any]) -> None:
-    model, given = encoder_decoder("bart")
-    options: dict[str, Any] = {**given, "max_new_tokens": 6, "do_sample": False, **change}
-    with pytest.raises(UnsupportedError):
-        model.generate(**options, custom_generate=aded.generate)
-    aded.accelerate(model, on_unsupported="fallback")
-    with pytest.warns(UserWarning, match="decoding plainly"):
-        ours = model.generate(**options)
-    aded.restore(model)
-    plain = model.generate(**options)
-    assert torch.equal(getattr(plain, "sequences", plain), getattr(ours, "sequences", ours))

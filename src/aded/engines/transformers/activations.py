@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.activations import ACT2CLS, SiLUActivation
 
-from aded.engines.transformers.attention import ThreadsPatch
+from aded.engines.transformers.patches import ThreadsPatch
 
 _SILU = (torch.nn.SiLU, SiLUActivation)  # whose vectors and rest agree in bfloat16
 _SAME = (torch.nn.ReLU, torch.nn.ReLU6, torch.nn.LeakyReLU, torch.nn.Identity)  # in any data type

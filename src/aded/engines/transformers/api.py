@@ -9,7 +9,11 @@ from typing import Any, Literal, cast
 
 import torch
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation.utils import GENERATION_MODES_MAPPING, GenerateDecoderOnlyOutput
+from transformers.generation.utils import (
+    GENERATION_MODES_MAPPING,
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+)
 
 from aded.budget.cost import CostCurve
 from aded.decoding import decode
@@ -59,9 +63,9 @@ _SETTINGS = {"drafter", "max_draft_tokens", "compile", "stats", "on_unsupported"
 @torch.no_grad()
 def _decode(
     engine: TransformersEngine, drafter: Drafter, max_draft_tokens: MaxDraftTokens, stats: Stats | None, streamer: Any
-) -> GenerateDecoderOnlyOutput | torch.Tensor:
+) -> GenerateDecoderOnlyOutput | GenerateEncoderDecoderOutput | torch.Tensor:
     rows, prompt = engine.output().shape
-    measured: dict[str, Any] = {"runner": engine.runner, "encoded": engine.kwargs.get("encoder_outputs")}
+    measured: dict[str, Any] = {"runner": engine.runner, "encoded": engine.encoded()}
     budget = budget_for(
         max_draft_tokens,
         drafter,
@@ -95,7 +99,8 @@ def _decode(
         engine.cache.reset()  # its rows are no longer those of the output
     if not engine.config.return_dict_in_generate:
         return cast(torch.Tensor, engine.output())
-    return GenerateDecoderOnlyOutput(
+    kind = GenerateEncoderDecoderOutput if engine.model.config.is_encoder_decoder else GenerateDecoderOnlyOutput
+    return kind(
         sequences=engine.output(),
         scores=None if engine.scores is None else cast(Any, tuple(engine.scores)),
         logits=None if engine.logits is None else cast(Any, tuple(engine.logits)),
@@ -157,7 +162,7 @@ def generate(
         way: Way = "trees" if compile else way_of(model, input_ids, generation_config, model_kwargs)
         with our_kernels(model, compiled=runner.fixed):
             given = (model, input_ids, generation_config, processors, criteria, dict(model_kwargs), runner, exact)
-            engine = TransformersEngine(*given, way=way, source=encoded_text(model, input_ids))
+            engine = TransformersEngine(*given, way=way, source=encoded_text(model))
             if stats is not None:
                 stats.exact = engine.exact
             held = kv.length(model_kwargs[CACHE]) or 0

@@ -12,11 +12,10 @@ import inspect
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from aded.engines.transformers.patches import RefCountedPatch
 from aded.engines.transformers.recurrent import takes_chains_only
 from aded.errors import UnsupportedError
 from aded.kernels import attention
@@ -143,7 +143,8 @@ def new_pass() -> None:
 
 def _visible(mask: torch.Tensor | None, rows: int, tokens: int, keys: int) -> tuple[int, ...] | None:
     """The addresses of what the kernel's `visible` returns, and how many others there are; None for other masks."""
-    name = (rows, keys) if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
+    of = () if mask is None else (mask.data_ptr(), mask.dtype, mask.shape, mask.stride())
+    name = rows, tokens, keys, *of
     if (known := _PASS.seen.get(name)) is not None:
         return known[0]
     if mask is None:
@@ -179,9 +180,10 @@ def exact_attention(
         order: of summing in bfloat16; None for the library's on this processor.
     """
     rows, heads, tokens, size = query.shape
-    _, shared, keys, _ = key.shape
+    shared, keys = key.shape[1:3]
     alike = type(query) is type(key) is type(value) is torch.Tensor and query.dtype == key.dtype == value.dtype
-    if not alike or size % 16 or value.shape[-1] != size or heads % shared or key.device.type != "cpu":
+    alike = alike and key.shape == value.shape == (rows, shared, keys, size)  # else the library may repeat rows
+    if not alike or size % 16 or heads % shared or key.device.type != "cpu":
         return None
     if mask is None:
         if tokens > 1:
@@ -224,61 +226,6 @@ def _verifying(verifies: bool) -> Iterator[None]:
 
 AttentionInterface.register(_NAME, _attend)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
-
-
-class RefCountedPatch:
-    """One kind of change to models, counted by user in any number of threads: the last one undoes it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-
-    @contextmanager
-    def to(self, model: Any, make: Callable[[], None], undo: Callable[[], None]) -> Iterator[None]:
-        """Within it the change is there: `make` is called if nobody made it yet, `undo` if nobody needs it any more."""
-        with self._lock:
-            self._users[model] = self._users.get(model, 0) + 1
-            if self._users[model] == 1:
-                make()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users[model] -= 1
-                if not self._users[model]:
-                    del self._users[model]
-                    undo()
-
-
-class ThreadsPatch:
-    """A change to models that is there for the threads that asked for it: others find it and go the plain way."""
-
-    def __init__(self) -> None:
-        self._patch = RefCountedPatch()
-        self._active = threading.local()
-
-    @property
-    def on(self) -> bool:
-        """Whether this thread asked for it."""
-        return getattr(self._active, "on", False)
-
-    @contextmanager
-    def to(self, model: Any, make: Callable[[], None], undo: Callable[[], None]) -> Iterator[None]:
-        """Within it this thread finds the change; see `RefCountedPatch.to`."""
-        with self._patch.to(model, make, undo), self._set(True):
-            yield
-
-    def off(self) -> AbstractContextManager[None]:
-        """Within it this thread goes the plain way."""
-        return self._set(False)
-
-    @contextmanager
-    def _set(self, on: bool) -> Iterator[None]:
-        before, self._active.on = self.on, on
-        try:
-            yield
-        finally:
-            self._active.on = before
 
 
 _PATCH = RefCountedPatch()

@@ -1,7 +1,8 @@
-"""The key/value cache as trees need it: where a step's entries lie, who may see whom, and what is kept after.
+"""The key/value cache as drafts need it: where a step's entries lie, and what is kept after.
 
 A batch's rows accept different numbers of tokens. Each row's entries lie together from the left; those of a step begin
 where the longest row ends, and are moved to where their own row ends when they are kept. What lies between is masked.
+Rows that are kept in step, where a model takes no such mask, have their entries in the same places.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ from transformers.cache_utils import (
     StaticLayer,
 )
 
-from aded.engines.transformers.attention import CHUNKED
 from aded.engines.transformers.recurrent import INDEXED, KNOWN, LINEAR
 from aded.errors import UnsupportedError
-from aded.tree import DraftTree
 
 # Of layers that read what others hold, in releases that have it.
 _DUMMIES: tuple[Any, ...] = (cache_utils.DummyLayer,) if hasattr(cache_utils, "DummyLayer") else ()
 
 
-def _layers(cache: Cache) -> list[Any]:
+def entry_layers(cache: Cache) -> list[Any]:
     """The layers that can hold entries."""
     return [layer for layer in cast("list[Any]", decoders_own(cache).layers) if not _is_without_entries(layer)]
 
@@ -53,7 +52,7 @@ def _is_without_entries(layer: Any) -> bool:
 
 def length(cache: Cache) -> int | None:
     """Tokens whose entries are held; None where no layer holds any, but states alone."""
-    layers = _layers(cache)
+    layers = entry_layers(cache)
     return int(cache.get_seq_length()) if layers or not decoders_own(cache).layers else None
 
 
@@ -150,7 +149,7 @@ def check_filled(cache: Cache, tokens: int) -> None:
 def rewound(cache: Cache, entries: int, model: Any) -> Cache:
     """A cache as it was when it held so many entries."""
     if room(cache) is not None:
-        for layer in _layers(cache):
+        for layer in entry_layers(cache):
             layer.cumulative_length.fill_(entries)
     elif entries:
         cache.crop(entries - int(cache.get_seq_length()))
@@ -161,7 +160,7 @@ def rewound(cache: Cache, entries: int, model: Any) -> Cache:
 
 def slides(cache: Cache | None) -> bool:
     """Whether some layers drop what slid out of their window."""
-    return cache is not None and any(isinstance(layer, DynamicSlidingWindowLayer) for layer in _layers(cache))
+    return cache is not None and any(isinstance(layer, DynamicSlidingWindowLayer) for layer in entry_layers(cache))
 
 
 def widen(cache: Cache) -> None:
@@ -191,27 +190,27 @@ def finish(cache: Cache) -> None:
 
 def extend(cache: Cache, entries: int) -> None:
     """Add entries of zeros to the growing layers, as a longer prompt would have left there."""
-    for layer in _layers(cache):
+    for layer in entry_layers(cache):
         if isinstance(layer, _PreallocatedLayer):
             layer.update(*(x.new_zeros(*x.shape[:-2], entries, x.shape[-1]) for x in (layer.keys, layer.values)))
 
 
 def room(cache: Cache) -> int | None:
     """Entries a static cache has left; None for a cache that grows."""
-    static = [layer for layer in _layers(cache) if isinstance(layer, StaticLayer)]
+    static = [layer for layer in entry_layers(cache) if isinstance(layer, StaticLayer)]
     return min((layer.max_cache_len - int(layer.get_seq_length()) for layer in static), default=None)
 
 
 def keep(cache: Cache, count: int, rows: Sequence[int]) -> None:
     """One sequence: of the last `count` entries keep those at `rows` (ascending), moved together."""
-    for layer in _layers(cache):
+    for layer in entry_layers(cache):
         if layer.is_initialized:
             _keep_of(layer, count, rows)
 
 
 def cut(cache: Cache, entries: int) -> None:
     """One sequence: keep the first so many entries, also where a pass was interrupted between layers."""
-    for layer in _layers(cache):
+    for layer in entry_layers(cache):
         if layer.is_initialized and (more := int(layer.get_seq_length()) - entries) > 0:
             _keep_of(layer, more, ())
 
@@ -256,7 +255,7 @@ def keep_rows(cache: Cache, lengths: Sequence[int], kept: Sequence[Sequence[int]
     steps = torch.arange(most)[None].clamp(max=torch.tensor([[len(rows) - 1] for rows in kept]))
     target = torch.tensor(lengths)[:, None] + steps
     used = max(length + len(rows) for length, rows in zip(lengths, kept, strict=True))
-    for layer in _layers(cache):
+    for layer in entry_layers(cache):
         if layer.is_initialized:
             layer.move(source.to(layer.device), target.to(layer.device))
             layer.trim(used)
@@ -264,66 +263,14 @@ def keep_rows(cache: Cache, lengths: Sequence[int], kept: Sequence[Sequence[int]
 
 def select_rows(cache: Cache, rows: Sequence[int], used: int) -> None:
     """Keep these rows of a batch only, and the first `used` entries."""
-    for layer in _layers(cache):
-        if layer.is_initialized:
+    crossed = getattr(cache, "cross_attention_cache", None)
+    for layer in [*decoders_own(cache).layers, *(crossed.layers if crossed is not None else ())]:
+        if isinstance(layer, LINEAR):
+            for states in (layer.conv_states, layer.recurrent_states):
+                states.update({i: state[list(rows)] for i, state in states.items() if state is not None})
+        if _is_without_entries(layer) or not layer.is_initialized:
+            continue
+        if isinstance(layer, _PreallocatedLayer):
             layer.select(torch.tensor(rows, device=layer.device), used)
-
-
-def masks(
-    model: Any,
-    windows: dict[str, int | None],
-    cache: Cache,
-    trees: Sequence[DraftTree],
-    count: int,
-    lengths: Sequence[int] | None = None,
-    padding: torch.Tensor | None = None,
-) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Additive attention masks (rows, 1, count, entries): 0 where the root or a node may look, else the minimum.
-
-    Args:
-        model: whose data type and device they get.
-        windows: the model's kinds of attention layer and how much they see; with several, one mask for each.
-        cache: before the step.
-        trees: each row's draft; its root is the step's first entry.
-        count: entries of the step, at least one more than nodes in the largest tree; those past a row's tree are looked
-            at by nobody.
-        lengths: each row's entries before the step; None where all have as many.
-        padding: bool, (rows, at most the entries before the step): False at padding; None when there is none.
-    """
-    among = torch.eye(count, dtype=torch.bool).repeat(len(trees), 1, 1)
-    among[:, :, 0] = True
-    depth = torch.zeros(len(trees), count, dtype=torch.long)
-    for row, tree in enumerate(trees):
-        among[row, 1 : len(tree) + 1, 1 : len(tree) + 1] = torch.from_numpy(tree.ancestor_mask())
-        depth[row, 1 : len(tree) + 1] = torch.from_numpy(tree.depths) + 1
-    layers = [layer for layer in _layers(cache) if layer.is_initialized]
-    result: dict[str, torch.Tensor] = {}
-    for kind, window in windows.items():
-        # A cache that drops what slid out shows fewer entries in its sliding layers; others show all in every layer.
-        sliding = window is not None
-        layer = next((x for x in layers if isinstance(x, DynamicSlidingWindowLayer) == sliding), layers[0])
-        entries, offset = layer.get_mask_sizes(count)
-        past = int(layer.get_seq_length())
-        column = torch.arange(offset, offset + int(entries))  # position of each entry the layer shows
-        length = torch.tensor([past] * len(trees) if lengths is None else lengths)[:, None]
-        known = column < length  # (rows, entries)
-        if padding is not None:
-            real = torch.nn.functional.pad(padding.cpu(), (0, max(past - padding.shape[1], 0)), value=True)
-            known &= real[:, column.clamp(max=past - 1)]
-        visible = known[:, None].repeat(1, count, 1)
-        before = torch.zeros(len(trees), 1, dtype=torch.long)  # padding, which no chunk counts
-        if padding is not None:
-            before = (~padding.cpu()).sum(-1, keepdim=True)
-        step = visible[:, :, past - offset : past - offset + count]
-        position = length + depth - before  # (rows, count)
-        if window is None:
-            step[:] = among
-        elif kind == CHUNKED:
-            visible &= ((column - before) // window)[:, None] == (position // window)[:, :, None]
-            step[:] = among & (position[:, :, None] // window == position[:, None] // window)
         else:
-            visible &= column > (length + depth)[:, :, None] - window
-            step[:] = among & (depth[:, :, None] - depth[:, None] < window)
-        mask = torch.zeros(visible.shape, dtype=model.dtype).masked_fill_(~visible, torch.finfo(model.dtype).min)
-        result[kind] = mask[:, None].to(device_of(model))
-    return result if len(result) > 1 else next(iter(result.values()))
+            layer.batch_select_indices(torch.tensor(rows, device=layer.keys.device))

@@ -19,10 +19,13 @@ def callers(model: Any, name: str) -> Any:
     return None
 
 
-def encoded_text(model: Any, input_ids: torch.Tensor) -> list[int]:
-    """What an encoder was given, where that is text in the decoder's own tokens: answers repeat much of it."""
-    if not model.config.is_encoder_decoder or len(input_ids) > 1:
+def encoded_text(model: Any) -> list[list[int]]:
+    """What an encoder was given for each row, where that is text in the decoder's own tokens: answers repeat it."""
+    if not model.config.is_encoder_decoder or getattr(model.config, "encoder", None) is not None:
         return []
-    text, tied = callers(model, "inputs_tensor"), getattr(model.config, "encoder", None) is None
-    known = isinstance(text, torch.Tensor) and text.ndim == 2 and not text.is_floating_point()
-    return cast("list[int]", text[0].tolist()) if tied and known else []
+    text, known = callers(model, "inputs_tensor"), callers(model, "model_kwargs")
+    if not isinstance(text, torch.Tensor) or text.ndim != 2 or text.is_floating_point():
+        return []
+    mask = (known or {}).get("attention_mask")
+    real = torch.ones_like(text) if mask is None or mask.shape != text.shape else mask
+    return [row[there.bool()].tolist() for row, there in zip(text, real, strict=True)]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.utils.generic import ModelOutput
 
 from aded.batch import Limits, Outcomes
 from aded.budget.cost import MAX_DRAFT_TOKENS
@@ -19,9 +17,11 @@ from aded.engines.transformers.attention import attention_windows
 from aded.engines.transformers.compat import CACHE, cache_of
 from aded.engines.transformers.exact_kernels import library_kernels
 from aded.engines.transformers.forward import ForwardRunner
+from aded.engines.transformers.masks import masks
 from aded.engines.transformers.positions import fixed_positions
 from aded.engines.transformers.recurrent import MOST_AGAIN, Snapshot, is_recurrent
 from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomial
+from aded.engines.transformers.scores import ForwardScores, RowScores
 from aded.stats import Exactness
 from aded.tree import DraftTree
 
@@ -45,83 +45,6 @@ def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
     return chosen
 
 
-_GROUP = 64
-
-
-def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
-    """Ids of the k highest logits, best first: (..., vocabulary) -> (..., k), fewer if there are not as many.
-
-    The k best lie in the k groups with the best maxima. Finding those takes one quick look at every logit, a fraction
-    of the time of `topk` over a vocabulary.
-    """
-    size = logits.shape[-1]
-    if size < 4 * k * _GROUP:
-        return logits.topk(min(k, size), dim=-1).indices
-    if size % _GROUP:
-        logits = torch.nn.functional.pad(logits, (0, -size % _GROUP), value=float("-inf"))
-    groups = logits.unflatten(-1, (-1, _GROUP))
-    chosen = groups.amax(-1).topk(k, dim=-1).indices
-    members = groups.gather(-2, chosen[..., None].expand(*chosen.shape, _GROUP)).flatten(-2)
-    best = members.topk(k, dim=-1).indices
-    ids: torch.Tensor = chosen.gather(-1, best // _GROUP) * _GROUP + best % _GROUP
-    return ids
-
-
-class _Pass:
-    """Logits of one forward pass, (rows, tokens, vocabulary), and what all rows ask of them at once.
-
-    The best tokens and the k likeliest come from the device together, in the one moment of a step that waits for it.
-    """
-
-    def __init__(self, logits: torch.Tensor, k: int) -> None:
-        self.logits = logits.float()  # as generate does before any processor
-        self.k = k
-
-    @cached_property
-    def fetched(self) -> NDArray[np.int32]:
-        """int32 (rows, tokens, 1 + 2 k): the best token, the likeliest ids, and the bits of their probabilities."""
-        best = [self.logits.argmax(-1, keepdim=True).int()]
-        if self.k:
-            ids = top_k(self.logits, self.k)
-            probs = self.logits.log_softmax(-1).gather(-1, ids).exp()
-            best += [ids.int(), probs.contiguous().view(torch.int32)]
-        fetched: NDArray[np.int32] = torch.cat(best, dim=-1).cpu().numpy()
-        return fetched
-
-
-class _Scores:
-    """One row of a pass; chooses tokens as `generate` does.
-
-    Attributes:
-        chosen_from: processed and raw scores (1, vocabulary) of the token chosen last, where they were computed.
-    """
-
-    def __init__(self, engine: TransformersEngine, scored: _Pass, index: int, slot: int, count: int) -> None:
-        self._engine, self._pass, self._index, self._slot, self._count = engine, scored, index, slot, count
-        self.chosen_from: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def choose(self, row: int) -> int:
-        engine = self._engine
-        if engine.plain_greedy:
-            return int(self._pass.fetched[self._index, row, 0])
-        logits = self._pass.logits[self._index, row : row + 1].to(engine.device, copy=True)
-        scores = engine.processors[self._slot](engine.ids(self._slot), logits)
-        self.chosen_from = scores, logits
-        if engine.config.do_sample:
-            return engine.sampler(torch.softmax(scores, dim=-1), self._slot, engine.emitted(self._slot))
-        return int(scores.argmax(-1))
-
-    def logits(self, row: int) -> torch.Tensor:
-        """float32 (vocabulary,), before any processor."""
-        return self._pass.logits[self._index, row]
-
-    def top_k(self) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
-        if not self._pass.k:
-            return None
-        ids, probs = np.split(self._pass.fetched[self._index, : self._count, 1:], 2, axis=-1)
-        return ids, probs.view(np.float32)
-
-
 class TransformersEngine:
     """Sequences on one model.
 
@@ -135,7 +58,7 @@ class TransformersEngine:
         runner: how passes are run.
         exact: what holds for one prompt on this model.
         way: how drafts can be verified.
-        source: what an encoder was given, as tokens: drafts are made from it too.
+        source: what an encoder was given, as each row's tokens: drafts are made from it too.
 
     Attributes:
         exact: what holds for these sequences, see `Stats.exact`.
@@ -155,13 +78,20 @@ class TransformersEngine:
         exact: Exactness = "rounding",
         *,
         way: Way = "trees",
-        source: Sequence[int] = (),
+        source: Sequence[Sequence[int]] = (),
     ) -> None:
         self.model, self.config, self.kwargs, self.runner = model, generation_config, model_kwargs, runner
         self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
         self._stopping = Stopping(criteria)
         self._windows, self._trees = attention_windows(model), way in ("trees", "masked")
-        self._masked = way == "masked" or runner.fixed or len(input_ids) > 1
+        self._stateful = is_recurrent(model)
+        rows, self._prompt = input_ids.shape
+        self.batch = rows > 1
+        # In step: rows' entries end at one place, and a row that is ahead takes its last tokens in again. Else each
+        # row's entries end at a place of their own, and a mask says where.
+        self._in_step = self._stateful or not self._trees
+        self._ragged = self.batch and not self._in_step
+        self._masked = way == "masked" or runner.fixed or self._ragged
         self._vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
         kv.check(model_kwargs.get(CACHE))
         returns = generation_config.return_dict_in_generate
@@ -170,8 +100,6 @@ class TransformersEngine:
         returned = self.scores is not None or self.logits is not None
         self.plain_greedy = not generation_config.do_sample and not processors and not returned
         self.device = input_ids.device
-        rows, self._prompt = input_ids.shape
-        self.batch = rows > 1
         self.sampler = SharedNoise(rows) if self.batch else multinomial
         pad = getattr(generation_config, "_pad_token_tensor", None)
         self.room = max(int(generation_config.max_length), self._prompt)
@@ -180,11 +108,12 @@ class TransformersEngine:
         self._make_room(self._prompt + 1)
         self._lengths: list[int] = [self._prompt] * rows  # of each row in the buffer
         self._active = list(range(rows))
-        self._scored: dict[int, _Scores] = {}  # of the last pass, by slot
-        self._stateful = is_recurrent(model)
-        self._snapshot: Snapshot | None = None  # of states before the pass, where it has drafts
-        self._again: list[int] = []  # tokens whose entries and states were dropped with those of rejected drafts
-        self._source = list(source)
+        self._scored: dict[int, RowScores] = {}  # of the last pass, by slot
+        self._snapshot: Snapshot | None = None  # of states before the pass, where some of it may be rejected
+        # Each active row's tokens that the cache does not hold, its last excepted: they are taken in again.
+        self._again: list[list[int]] = [[] for _ in range(rows)]
+        self._fed: list[list[int]] = []  # each active row's tokens in the pass
+        self._source = [list(tokens) for tokens in source]
         self._mask_name = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
         self._mask: torch.Tensor | None = model_kwargs.get(self._mask_name)
         self._count = 0
@@ -215,7 +144,11 @@ class TransformersEngine:
         ids = self._buffer[row, : self._prompt]
         if self._mask is not None and self._mask.shape[1] == self._prompt:
             ids = ids[self._mask[row].bool().to(ids.device)]
-        return [*self._source, *ids.tolist()]
+        return [*(self._source[row] if self._source else ()), *ids.tolist()]
+
+    def encoded(self) -> Any:
+        """What an encoder made of the first row's input; None where there is none."""
+        return self._of_rows(self.kwargs.get("encoder_outputs"), [0])
 
     def emitted(self, row: int) -> int:
         """How many tokens a row has emitted."""
@@ -241,15 +174,18 @@ class TransformersEngine:
     def limits(self, slots: Sequence[int]) -> Limits:
         """A path of d drafted tokens emits d + 1, and a static cache has only so many entries left."""
         left = kv.room(self.cache)
-        if len(self._again) >= MOST_AGAIN:
+        again = [len(self._again[self._active.index(slot)]) for slot in slots] if self._in_step else None
+        if self._stateful and again is not None and min(again) >= MOST_AGAIN:
             left = 1
         nodes = MAX_DRAFT_TOKENS if left is None else min(left - 1, MAX_DRAFT_TOKENS)
         depth = [self.room - self._lengths[slot] - 1 for slot in slots]
-        return Limits(depth, nodes=nodes, trees=self._trees, vocabulary=self._vocabulary)
+        return Limits(
+            depth, nodes=nodes, trees=self._trees, vocabulary=self._vocabulary, again=again, restores=self._stateful
+        )
 
-    def prefill(self, top_k: int) -> list[_Scores]:
+    def prefill(self, top_k: int) -> list[RowScores]:
         """Run the prompts, by the model's own prefill."""
-        if self.batch or self.runner.fixed:
+        if self._ragged or self.runner.fixed:
             kv.widen(self.cache)
         with library_kernels():
             outputs = self.model._prefill(self._buffer[:, : self._prompt], self._prefill_config(), self.kwargs)
@@ -283,25 +219,30 @@ class TransformersEngine:
         config.prefill_chunk_size = chunk
         return config
 
-    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[_Scores]:
+    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[RowScores | None]:
         """Score each row's root and every node of its tree in one forward pass."""
         rows = list(slots)
         if rows != self._active:
             self._drop_others(rows)
-        lead = len(self._again)
-        self._count = count = self.runner.tokens(self.cache, lead + max(map(len, trees)) + 1)
-        self._snapshot = Snapshot(self.cache) if self._stateful and len(trees[0]) else None
+        leads = [len(tokens) for tokens in self._again]
+        least = min(leads)
+        # In step, rows that are far ahead take in tokens they have, and wait for the others.
+        widest = max(lead + len(tree) + 1 for lead, tree in zip(leads, trees, strict=True) if lead == least)
+        self._count = count = self.runner.tokens(self.cache, widest if self._in_step else 1 + max(map(len, trees)))
         steps = torch.zeros(len(rows), count, dtype=torch.long)
-        depths = torch.zeros(len(rows), count, dtype=torch.long)
+        depths = torch.arange(count if self._in_step else 1).expand(len(rows), -1)
+        depths = torch.nn.functional.pad(depths, (0, count - depths.shape[1]))
+        self._fed = []
         for i, (row, tree) in enumerate(zip(rows, trees, strict=True)):
-            steps[i, :lead] = torch.tensor(self._again)
-            steps[i, lead] = self._buffer[row, self._lengths[row] - 1]
-            steps[i, lead + 1 : lead + len(tree) + 1] = torch.from_numpy(tree.tokens)
-            depths[i, : lead + 1] = torch.arange(lead + 1)
-            depths[i, lead + 1 : lead + len(tree) + 1] = torch.from_numpy(tree.depths) + 1 + lead
-        self._fed = steps[0].tolist() if self._stateful else []
-        before = self._buffer[:, : self.length - 1 - lead] if not self.batch else self._buffer[rows, : self._longest()]
-        ids = torch.cat([before, steps.to(before)], dim=-1)
+            last = int(self._buffer[row, self._lengths[row] - 1])
+            self._fed.append([*self._again[i], last, *tree.tokens.tolist()][:count])
+            steps[i, : len(self._fed[i])] = torch.tensor(self._fed[i])
+            if not self._in_step:
+                depths[i, 1 : len(tree) + 1] = torch.from_numpy(tree.depths) + 1
+        risky = self._stateful and (any(map(len, trees)) or min(map(len, self._fed)) < count)
+        self._snapshot = Snapshot(self.cache) if risky else None
+        held = self._longest() if self._ragged else self._lengths[rows[0]] - 1 - leads[0]
+        ids = torch.cat([self._buffer[rows, :held], steps.to(self._buffer)], dim=-1)
         kwargs = dict(self.kwargs)
         if self._mask is not None:
             kwargs[self._mask_name] = torch.cat([self._mask, self._mask.new_ones(len(rows), count)], dim=-1)
@@ -316,25 +257,21 @@ class TransformersEngine:
         if 0 < (inputs.get("logits_to_keep") or 0) < count:  # some models ask for the last alone by themselves
             inputs["logits_to_keep"] = count
         if self._masked or not trees[0].is_chain:
-            lengths = self._entries if self.batch else None
-            inputs["attention_mask"] = kv.masks(
+            lengths = self._entries if self._ragged else None
+            inputs["attention_mask"] = masks(
                 self.model, self._windows, self.cache, trees, count, lengths, self._padding
             )
-        logits = self.runner.run(inputs).logits[:, -count:][:, lead:]
-        return self._scores(logits, [len(tree) + 1 for tree in trees], top_k)
+        logits = self.runner.run(inputs).logits[:, -count:][:, least:]
+        firsts = [lead - least for lead in leads]
+        scores = self._scores(logits, [len(tree) + 1 for tree in trees], top_k, firsts)
+        return [one if first < logits.shape[1] else None for one, first in zip(scores, firsts, strict=True)]
 
     def commit(self, outcomes: Outcomes) -> None:
         """Keep each root's entry and those of the nodes that stay."""
         kept = [[0, *(node + 1 for node in outcome.kept)] for outcome in outcomes]
-        if self._stateful:
-            lead = len(self._again)
-            fed, self._again = self._fed[: lead + len(kept[0])], []
-            if self._snapshot is not None and len(fed) < self._count:
-                self._snapshot.restore()
-                self._again, kept = fed, [[]]
-            else:
-                kept = [list(range(self._count))]
-        if self.batch:
+        if self._in_step:
+            kept = [list(range(self._advance(outcomes)))] * len(kept)
+        if self._ragged:
             kv.keep_rows(self.cache, self._entries, kept)
         else:
             kv.keep(self.cache, self._count, kept[0])
@@ -345,10 +282,25 @@ class TransformersEngine:
         if self._position is not None:
             self._position = self._position + torch.tensor([[len(rows)] for rows in kept]).to(self._position)
 
+    def _advance(self, outcomes: Outcomes) -> int:
+        """In step: tokens of the pass that all rows keep; what else they have is to be taken in again."""
+        told = [
+            fed[: len(again) + len(outcome.kept) + 1]
+            for fed, again, outcome in zip(self._fed, self._again, outcomes, strict=True)
+        ]
+        running = [len(fed) for fed, outcome in zip(told, outcomes, strict=True) if not outcome.finished]
+        shared = min(running or map(len, told))
+        if self._snapshot is not None and shared < self._count:
+            self._snapshot.restore()
+            shared = 0
+        known = zip(told, self._again, outcomes, strict=True)
+        self._again = [[*fed, *again[len(fed) :]][shared:] for fed, again, _ in known]
+        return shared
+
     def settle(self) -> None:
         """At the end: take in what was dropped with rejected drafts, for a cache that goes back to the caller."""
-        if self._again and self.config.return_dict_in_generate:
-            self._again.pop()
+        if self._again[0] and not self.batch and self.config.return_dict_in_generate:
+            self._again[0].pop()
             self._lengths[0] -= 1  # the last that is taken in, and not the last that was emitted
             self.verify([0], [DraftTree.empty()], 0)
             self._lengths[0] += 1
@@ -362,9 +314,13 @@ class TransformersEngine:
         """Entries of the longest row in the cache, where a step's entries begin."""
         return max(self._entries)
 
-    def _scores(self, logits: torch.Tensor, counts: Sequence[int], top_k: int) -> list[_Scores]:
-        scored = _Pass(logits, top_k)
-        scores = [_Scores(self, scored, i, row, counts[i]) for i, row in enumerate(self._active)]
+    def _scores(
+        self, logits: torch.Tensor, counts: Sequence[int], top_k: int, firsts: Sequence[int] = ()
+    ) -> list[RowScores]:
+        """Of each active row, whose root is token `firsts[i]` of the logits, or the first."""
+        scored = ForwardScores(logits, top_k)
+        places = zip(self._active, counts, firsts or [0] * len(self._active), strict=True)
+        scores = [RowScores(self, scored, i, row, count, first) for i, (row, count, first) in enumerate(places)]
         self._scored = dict(zip(self._active, scores, strict=True))
         return scores
 
@@ -372,6 +328,7 @@ class TransformersEngine:
         """Go on with these rows only: those that have ended cost nothing more."""
         places = [self._active.index(row) for row in rows]
         self._entries = [self._entries[place] for place in places]
+        self._again = [self._again[place] for place in places]
         kv.select_rows(self.cache, places, self._longest())
         for name in ("_mask", "_padding", "_position"):
             if (value := getattr(self, name)) is not None:
@@ -379,7 +336,16 @@ class TransformersEngine:
                 setattr(self, name, value.index_select(-2, torch.tensor(places, device=value.device)))
         if self._mask is not None:
             self._mask = self._mask[:, : self._longest()]
-        for name, value in self.kwargs.items():
-            if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == len(self._active):
-                self.kwargs[name] = value[torch.tensor(places, device=value.device)]
+        self.kwargs |= {name: self._of_rows(value, places) for name, value in self.kwargs.items()}
         self._active = list(rows)
+
+    def _of_rows(self, value: Any, places: Sequence[int]) -> Any:
+        """What the model is given besides, for these of the active rows."""
+        if isinstance(value, ModelOutput):  # of an encoder
+            chosen = copy(value)
+            for name, part in value.items():
+                chosen[name] = self._of_rows(part, places)
+            return chosen
+        if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == len(self._active):
+            return value[torch.tensor(places, device=value.device)]
+        return value

@@ -9,6 +9,7 @@ from typing import Any
 from aded.engines.transformers.activations import exact_activations, library_activations
 from aded.engines.transformers.attention import grouped_attention, library_attention
 from aded.engines.transformers.linear import fast_linear, library_linear
+from aded.engines.transformers.recurrent import library_limits, steps_without_limit
 
 
 @contextmanager
@@ -19,12 +20,12 @@ def our_kernels(model: Any, *, compiled: bool = False) -> Iterator[None]:
         compiled: for passes that are compiled, which compute most of it in ways of their own.
     """
     activations = nullcontext() if compiled else exact_activations(model)
-    with fast_linear(model, compiled=compiled), grouped_attention(model), activations:
+    with fast_linear(model, compiled=compiled), grouped_attention(model), activations, steps_without_limit(model):
         yield
 
 
 @contextmanager
 def library_kernels() -> Iterator[None]:
     """Within it, and in this thread, all are the library's: so prompts are taken in."""
-    with library_linear(), library_attention(), library_activations():
+    with library_linear(), library_attention(), library_activations(), library_limits():
         yield

@@ -14,6 +14,7 @@ from aded.engines.transformers.attention import attention_windows, counted_atten
 from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.linear import is_ours
+from aded.engines.transformers.masks import masks
 from aded.stats import Exactness
 from aded.tree import DraftTree
 
@@ -112,7 +113,7 @@ def _in_a_tree(model: Any, cache: DynamicCache, path: torch.Tensor) -> torch.Ten
         rows.append(len(drafted))
     tree = DraftTree.build(drafted, parents)
     count = len(drafted) + 1
-    inputs["attention_mask"] = kv.masks(model, attention_windows(model), cache, [tree], count)
+    inputs["attention_mask"] = masks(model, attention_windows(model), cache, [tree], count)
     inputs["position_ids"] = start + torch.tensor([[0, *(int(depth) + 1 for depth in tree.depths)]])
     logits = model(input_ids=torch.tensor([[tokens[0], *drafted]]), **inputs).logits[0]
     return logits[rows]

@@ -19,6 +19,7 @@ from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, new_pass
 from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.exact_kernels import our_kernels
+from aded.engines.transformers.masks import masks
 from aded.tree import DraftTree
 
 SIZES = (1, 8, 24, MAX_DRAFT_TOKENS + 1)  # tokens of a compiled step: each is compiled once for each size of the cache
@@ -193,7 +194,7 @@ class CompiledRunner(ForwardRunner):
         return self.run(
             {
                 "input_ids": torch.ones(1, tokens, dtype=torch.long, device=model.device),
-                "attention_mask": kv.masks(
+                "attention_mask": masks(
                     model, attention_windows(model), cache, [DraftTree.chain(range(count - 1))], tokens
                 ),
                 "position_ids": torch.arange(start, start + tokens, device=model.device)[None],

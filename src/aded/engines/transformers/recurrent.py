@@ -5,11 +5,15 @@ What was accepted is taken in again by the next pass, in front of its draft: so 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicCache
+
+from aded.engines.transformers.patches import ThreadsPatch
 
 # Layers that hold such states, in releases that have them.
 LINEAR = getattr(cache_utils, "LinearAttentionCacheLayerMixin", ())
@@ -63,3 +67,40 @@ class Snapshot:
         """Put them back. It can be done once."""
         for states, i, state in self._kept:
             states[i] = state
+
+
+_NO_LIMIT = (0.0, float("inf"))
+_PATCH = ThreadsPatch()
+
+
+def _limit(layer: Any) -> Any:
+    return _NO_LIMIT if _PATCH.on else vars(layer)["time_step_limit"]
+
+
+@contextmanager
+def steps_without_limit(model: Any) -> Iterator[None]:
+    """Within it, and in this thread, Mamba 2 layers do not limit the steps of their states.
+
+    The library limits them in passes over several tokens, and not in those over one, which decode.
+    """
+    layers = [x for x in model.modules() if vars(x).get("time_step_limit", _NO_LIMIT) != _NO_LIMIT]
+    if not layers or _PATCH.on:
+        yield
+        return
+    kinds = [type(layer) for layer in layers]
+
+    def put() -> None:
+        for layer, kind in zip(layers, kinds, strict=True):
+            layer.__class__ = type(kind.__name__, (kind,), {"time_step_limit": property(_limit)})
+
+    def take() -> None:
+        for layer, kind in zip(layers, kinds, strict=True):
+            layer.__class__ = kind
+
+    with _PATCH.to(model, put, take):
+        yield
+
+
+def library_limits() -> AbstractContextManager[None]:
+    """Within it, and in this thread, steps are limited as the library does: so prompts are taken in."""
+    return _PATCH.off()

@@ -57,14 +57,13 @@ def refuse(
     reasons = {
         "beam search and other modes than greedy and sampling keep several sequences": config.get_generation_mode()
         not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE),
-        "encoder-decoders decode one sequence, and return its tokens alone": model.config.is_encoder_decoder
-        and (returned or compile or len(input_ids) > 1),
+        "encoder-decoders are not compiled": model.config.is_encoder_decoder and compile,
         f"beyond {fixed_positions(model)} tokens drafts would change what it computes": _crosses(
             model, input_ids, config
         ),
         "it decodes in a way of its own": plain_class(model)._sample is not GenerationMixin._sample,
-        "a recurrent state is kept for one sequence from its beginning on, and not compiled": is_recurrent(model)
-        and (compile or len(input_ids) > 1 or (cache is not None and _holds_something(cache))),
+        "a recurrent state is kept from its beginning on, and not compiled": is_recurrent(model)
+        and (compile or (cache is not None and _holds_something(cache))),
         "attentions and hidden states of a tree pass differ in shape from plain decoding's": returned
         and (config.output_attentions or config.output_hidden_states),
         "synchronised generation over several processes is not supported": synced,
@@ -80,9 +79,8 @@ def refuse(
         }
     if input_ids.shape[0] > 1:  # its rows are not in step
         reasons |= {
-            "a batch needs a model whose attention takes a mask of its own for each row": not verifies_trees(model),
             "a batch needs a growing cache that is empty": cache is not None
-            and (kv.room(cache) is not None or cache.get_seq_length() > 0),
+            and (kv.room(cache) is not None or bool(kv.length(cache))),
             "scores and logits of a batch are not returned": returned
             and (config.output_scores or config.output_logits),
             "a processor that tells a batch's rows apart, or may, cannot see one at a time": any(
@@ -122,7 +120,7 @@ def way_of(model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs
         UnsupportedError: scores of several tokens at once are not those of each, or cannot be had.
     """
     way, reason = found_way(model, plain_class(model)._sample, input_ids, config, kwargs)
-    if way == "none" or (way == "chains" and len(input_ids) > 1):
+    if way == "none":
         raise UnsupportedError(reason)
     return way
 

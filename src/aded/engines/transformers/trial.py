@@ -126,7 +126,7 @@ def _compare(
         given = model, input_ids, generation_config, LogitsProcessorList(), criteria, deepcopy(before)
         try:
             with our_kernels(model):
-                engine = TransformersEngine(*given, ForwardRunner(model))
+                engine = TransformersEngine(*given, ForwardRunner(model), way="trees" if siblings else "chains")
                 agree[siblings] = _agree(stock, _verified(engine, path, siblings=siblings), model.dtype)
         except UnsupportedError as error:
             reason = str(error)
@@ -155,6 +155,7 @@ def _verified(engine: TransformersEngine, path: list[list[int]], *, siblings: bo
             places.append(place or list(range(count)))
         outcomes = []
         for row, scores in zip(rows, engine.verify(rows, trees, 0), strict=True):
+            assert scores is not None  # no row is ahead of others
             scored[row] += [scores.logits(node + 1) for node in (-1, *places[row])]
             emitted = path[row][first : first + count + 1]
             outcomes.append(Outcome(emitted, tree=trees[row], path=places[row], slot=row))

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 
-from aded.engines.transformers.attention import ThreadsPatch
 from aded.engines.transformers.linear.bindings import (
     AmxLinear,
     Avx512Linear,
@@ -19,6 +18,7 @@ from aded.engines.transformers.linear.bindings import (
     LinearKernel,
     PortableLinear,
 )
+from aded.engines.transformers.patches import ThreadsPatch
 from aded.kernels.openmp import UnavailableError
 
 
