@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from aded.batch import Outcomes
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["Scores", "accept", "accept_row"]
+__all__ = ["Scores", "Together", "accept", "accept_row"]
+
+# The tokens that the target chooses at a place of all chains, 0 after their roots (None of sequences that had ended),
+# and which sequences go on.
+Together = Callable[[int], tuple[Sequence[int | None], Sequence[bool]]]
 
 
 class Scores(Protocol):
@@ -34,16 +38,46 @@ def accept(
     trees: Sequence[DraftTree],
     scores: Sequence[Scores | None],
     append: Callable[[int, int], bool],
+    together: Together | None = None,
 ) -> Outcomes:
     """Follow the target through each sequence's tree; `append(slot, token)` says whether a sequence ends.
 
-    A sequence without scores waited for others in this step, and emits nothing.
+    A sequence without scores waited for others in this step, and emits nothing. `together` chooses for all at once.
     """
+    if together is not None:
+        return _accept_together(slots, trees, scores, together)
     rows = zip(slots, trees, scores, strict=True)
     return Outcomes(
         Outcome([], slot=slot) if scored is None else accept_row(tree, scored, partial(append, slot), slot)
         for slot, tree, scored in rows
     )
+
+
+def _accept_together(
+    slots: Sequence[int], trees: Sequence[DraftTree], scores: Sequence[Scores | None], together: Together
+) -> Outcomes:
+    """Follow the target through chains as far as it follows all of them. Nodes further down were not judged."""
+    emitted: list[list[int]] = [[] for _ in slots]
+    place = 0
+    going: Sequence[bool] = [True]
+    while any(going):
+        tokens, going = together(place)
+        for said, token in zip(emitted, tokens, strict=True):
+            if token is not None:
+                said.append(token)
+        held = zip(trees, tokens, going, strict=True)
+        if any(on and (place >= len(tree) or int(tree.tokens[place]) != token) for tree, token, on in held):
+            break
+        place += 1
+    judged = place + 1
+    outcomes = []
+    for slot, tree, scored, said in zip(slots, trees, scores, emitted, strict=True):
+        top_ids, top_probs = (scored.top_k() if scored is not None and said else None) or (None, None)
+        cut = tree.limit(nodes=min(judged, len(said)))
+        if top_ids is not None and top_probs is not None:
+            top_ids, top_probs = top_ids[: len(cut) + 1], top_probs[: len(cut) + 1]
+        outcomes.append(Outcome(said, cut, top_ids, top_probs, finished=not any(going), slot=slot))
+    return Outcomes(outcomes)
 
 
 def accept_row(tree: DraftTree, scores: Scores, append: Callable[[int], bool], slot: int = 0) -> Outcome:

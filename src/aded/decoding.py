@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from aded.accept import Scores, accept
+from aded.accept import Scores, Together, accept
 from aded.batch import Limits, Outcomes
 from aded.speculation import Speculator
 from aded.tree import DraftTree
@@ -43,23 +43,24 @@ class Engine(Protocol):
         ...
 
 
-def decode(engine: Engine, speculator: Speculator) -> Iterator[Outcomes]:
+def decode(engine: Engine, speculator: Speculator, together: Together | None = None) -> Iterator[Outcomes]:
     """Decode every sequence of the speculator to its end, one forward pass for each item yielded.
 
     Args:
         engine: the target, its prompts given.
         speculator: started with the same prompts.
+        together: chooses for all sequences at once, where what chooses looks at all of them.
     """
     with closing(speculator):  # a caller that has enough may leave in between
         slots = speculator.slots
         trees: Sequence[DraftTree] = [DraftTree.empty()] * len(slots)
-        outcomes = accept(slots, trees, engine.prefill(speculator.top_k), engine.append)
+        outcomes = accept(slots, trees, engine.prefill(speculator.top_k), engine.append, together)
         speculator.observe(slots, outcomes)
         yield outcomes
         while slots := [outcome.slot for outcome in outcomes if not outcome.finished]:
             trees = list(speculator.propose(slots, engine.limits(slots)))
             scores = engine.verify(slots, trees, speculator.top_k)
-            outcomes = accept(slots, trees, scores, engine.append)
+            outcomes = accept(slots, trees, scores, engine.append, together)
             engine.commit(outcomes)
             speculator.observe(slots, outcomes)
             yield outcomes

@@ -207,10 +207,6 @@ def test_a_dictionary_is_returned_where_asked_for() -> None:
     assert 0 < stats.accepted < stats.drafted
 
 
-def only_low(batch: int, ids: torch.Tensor) -> list[int]:
-    return list(range(batch, 20))
-
-
 def filled() -> tf.DynamicCache:
     cache = tf.DynamicCache()
     cache.update(torch.zeros(4, 2, 3, 16), torch.zeros(4, 2, 3, 16), 0)
@@ -222,12 +218,6 @@ def filled() -> tf.DynamicCache:
     [
         ({"cache_implementation": "static", "disable_compile": True}, "growing cache"),
         ({CACHE: filled}, "growing cache"),
-        ({"output_scores": True, "return_dict_in_generate": True}, "scores"),
-        ({"prefix_allowed_tokens_fn": only_low}, "apart"),
-        (
-            {"do_sample": True, "watermarking_config": tf.SynthIDTextWatermarkingConfig(ngram_len=3, keys=[1, 2])},
-            "apart",
-        ),
     ],
 )
 def test_what_a_batch_cannot_have_is_refused(options: dict[str, Any], says: str) -> None:

@@ -231,13 +231,10 @@ def test_a_processor_that_counts_its_calls_sees_one_a_token() -> None:
 @pytest.mark.parametrize(
     "options", [{"logits_processor": [Once()]}, {"stopping_criteria": [Both()], "eos_token_id": 39}]
 )
-def test_in_a_batch_what_may_look_at_all_rows_is_refused_and_decoded_plainly(options: dict[str, Any]) -> None:
+def test_in_a_batch_what_may_look_at_all_rows_is_shown_all_of_them(options: dict[str, Any]) -> None:
     model, options = build("llama"), {**OPTIONS, "max_new_tokens": 30, **options}
-    with pytest.raises(UnsupportedError, match="batch"):
-        model.generate(TWO, **options, custom_generate=aded.generate)
     plain = model.generate(TWO, **deepcopy(options))
-    with pytest.warns(UserWarning, match="decoding plainly"):
-        ours = model.generate(TWO, **deepcopy(options), custom_generate=aded.generate, on_unsupported="fallback")
+    ours = model.generate(TWO, **deepcopy(options), custom_generate=aded.generate)
     assert torch.equal(plain, ours)
 
 

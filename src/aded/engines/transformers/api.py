@@ -29,6 +29,7 @@ from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.exactness import exactness
 from aded.engines.transformers.forward import CompiledRunner, ForwardRunner
 from aded.engines.transformers.refusals import plain_class, refuse, way_of
+from aded.engines.transformers.together import looks_at_all
 from aded.errors import UnsupportedError
 from aded.speculation import Speculator
 from aded.stats import Exactness, Stats
@@ -78,7 +79,7 @@ def _decode(
         speculator.start(slot, engine.prompt(slot))
     running, shown = set(speculator.slots), prompt
     try:
-        for outcomes in decode(engine, speculator) if engine.room > prompt else ():
+        for outcomes in decode(engine, speculator, engine.together) if engine.room > prompt else ():
             running -= {outcome.slot for outcome in outcomes if outcome.finished}
             if streamer is not None:
                 # As plain decoding shows tokens: one of every row at a time, as far as all rows are.
@@ -156,13 +157,16 @@ def generate(
     max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
     held: int | None = None  # entries of the cache before the prompt was taken in
     try:
-        refuse(model, input_ids, generation_config, processors, criteria, synced_gpus, compile, model_kwargs)
+        refuse(model, input_ids, generation_config, synced_gpus, compile, model_kwargs)
         runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
         exact: Exactness = "rounding" if compile else exactness(model)
-        way: Way = "trees" if compile else way_of(model, input_ids, generation_config, model_kwargs)
+        together = looks_at_all(len(input_ids), generation_config, processors, criteria)
+        way: Way = "trees"
+        if not compile:
+            way = way_of(model, input_ids, generation_config, model_kwargs, together=together)
         with our_kernels(model, compiled=runner.fixed):
             given = (model, input_ids, generation_config, processors, criteria, dict(model_kwargs), runner, exact)
-            engine = TransformersEngine(*given, way=way, source=encoded_text(model))
+            engine = TransformersEngine(*given, way=way, together=together, source=encoded_text(model))
             if stats is not None:
                 stats.exact = engine.exact
             held = kv.length(model_kwargs[CACHE]) or 0

@@ -116,14 +116,6 @@ def plain(keys: torch.Tensor, values: torch.Tensor) -> DynamicLayer:
     return layer
 
 
-def device_of(model: Any) -> torch.device:
-    """Where a model's inputs go; of an offloaded one, whose own weights are nowhere, where it is run."""
-    if model.device.type != "meta":
-        device: torch.device = model.device
-        return device
-    return torch.device(getattr(getattr(model, "_hf_hook", None), "execution_device", None) or "cpu")
-
-
 def check(cache: Cache | None) -> None:
     """Refuse a cache whose entries cannot be taken back one by one."""
     if cache is None:

@@ -18,6 +18,7 @@ from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.forward import SIZES as COMPILED_SIZES
 from aded.engines.transformers.forward import ForwardRunner
+from aded.engines.transformers.masks import device_of
 from aded.engines.transformers.positions import longest
 from aded.files import digest
 from aded.kernels import compiled_sources
@@ -78,7 +79,7 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
     sizes = [size for size in SIZES if size < most - length]
     if len(sizes) < 2:
         return CostCurve([1, 2], [1.0, 1e6])  # no room for a draft
-    prompt = torch.ones(1, length, dtype=torch.long, device=kv.device_of(model))
+    prompt = torch.ones(1, length, dtype=torch.long, device=device_of(model))
     past = kv.new(model)
     wait: Callable[[], None] = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 

@@ -22,6 +22,7 @@ from aded.engines.transformers.positions import fixed_positions
 from aded.engines.transformers.recurrent import MOST_AGAIN, Snapshot, is_recurrent
 from aded.engines.transformers.sampling import SharedNoise, Stopping, multinomial
 from aded.engines.transformers.scores import ForwardScores, RowScores
+from aded.engines.transformers.together import Together, of_row
 from aded.stats import Exactness
 from aded.tree import DraftTree
 
@@ -31,18 +32,6 @@ Way = Literal["trees", "masked", "chains", "none"]
 CHUNK = 1024  # tokens of long prompts that go through the model at once
 _ROOM = 256  # tokens that there is room for at first, and more as they come
 TEXT_INPUTS = ("attention_mask", "position_ids", "token_type_ids")
-
-
-def _of_row(processors: LogitsProcessorList, row: int) -> LogitsProcessorList:
-    """Processors for one row of the batch they were made for."""
-    chosen = LogitsProcessorList()
-    for processor in processors:
-        lengths = getattr(processor, "prompt_ignore_length", None)  # of each row's padding
-        if isinstance(lengths, torch.Tensor):
-            processor = copy(processor)
-            processor.prompt_ignore_length = lengths[row : row + 1]
-        chosen.append(processor)
-    return chosen
 
 
 class TransformersEngine:
@@ -58,6 +47,7 @@ class TransformersEngine:
         runner: how passes are run.
         exact: what holds for one prompt on this model.
         way: how drafts can be verified.
+        together: whether all rows are chosen for at once.
         source: what an encoder was given, as each row's tokens: drafts are made from it too.
 
     Attributes:
@@ -78,12 +68,11 @@ class TransformersEngine:
         exact: Exactness = "rounding",
         *,
         way: Way = "trees",
+        together: bool = False,
         source: Sequence[Sequence[int]] = (),
     ) -> None:
         self.model, self.config, self.kwargs, self.runner = model, generation_config, model_kwargs, runner
-        self.processors = [_of_row(processors, row) for row in range(len(input_ids))]
-        self._stopping = Stopping(criteria)
-        self._windows, self._trees = attention_windows(model), way in ("trees", "masked")
+        self._windows, self._trees = attention_windows(model), way in ("trees", "masked") and not together
         self._stateful = is_recurrent(model)
         rows, self._prompt = input_ids.shape
         self.batch = rows > 1
@@ -104,6 +93,12 @@ class TransformersEngine:
         pad = getattr(generation_config, "_pad_token_tensor", None)
         self.room = max(int(generation_config.max_length), self._prompt)
         self._pad = 0 if pad is None else int(pad)
+        self._all = Together(generation_config, processors, criteria, self._pad) if together else None
+        if self._all is not None:
+            self.scores, self.logits = self._all.scores, self._all.logits
+            processors, criteria = LogitsProcessorList(), StoppingCriteriaList()
+        self.processors = [of_row(processors, row) for row in range(rows)]
+        self._stopping = Stopping(criteria)
         self._buffer = input_ids
         self._make_room(self._prompt + 1)
         self._lengths: list[int] = [self._prompt] * rows  # of each row in the buffer
@@ -171,6 +166,25 @@ class TransformersEngine:
         self._lengths[slot] += 1
         return self._stopping(self.ids(slot), token, self.scores) or self._lengths[slot] >= self.room
 
+    @property
+    def together(self) -> Any:
+        """Chooses for all rows at once where that was asked for; see `Engine`."""
+        return None if self._all is None else self._choose_together
+
+    def _choose_together(self, place: int) -> tuple[list[int | None], list[bool]]:
+        assert self._all is not None
+        length = self.length
+        logits = torch.stack([scores.logits(place) for scores in self._scored.values()])
+        tokens = self._all.choose(self._buffer[:, :length], logits.to(self.device, copy=True))
+        self._make_room(length + 1)
+        self._buffer[:, length] = tokens
+        self._lengths = [length + 1] * len(self._lengths)
+        ended = self._all.ended(self._buffer[:, : length + 1])
+        going = self._all.goes_on() if length + 1 < self.room else [False] * len(ended)
+        self._chosen = place + 1
+        said: list[int] = tokens.tolist()
+        return [None if over else token for token, over in zip(said, ended, strict=True)], going
+
     def limits(self, slots: Sequence[int]) -> Limits:
         """A path of d drafted tokens emits d + 1, and a static cache has only so many entries left."""
         left = kv.room(self.cache)
@@ -178,7 +192,8 @@ class TransformersEngine:
         if self._stateful and again is not None and min(again) >= MOST_AGAIN:
             left = 1
         nodes = MAX_DRAFT_TOKENS if left is None else min(left - 1, MAX_DRAFT_TOKENS)
-        depth = [self.room - self._lengths[slot] - 1 for slot in slots]
+        going = [True] * len(slots) if self._all is None else self._all.goes_on()
+        depth = [(self.room - self._lengths[slot] - 1) * on for slot, on in zip(slots, going, strict=True)]
         return Limits(
             depth, nodes=nodes, trees=self._trees, vocabulary=self._vocabulary, again=again, restores=self._stateful
         )
@@ -235,7 +250,8 @@ class TransformersEngine:
         self._fed = []
         for i, (row, tree) in enumerate(zip(rows, trees, strict=True)):
             last = int(self._buffer[row, self._lengths[row] - 1])
-            self._fed.append([*self._again[i], last, *tree.tokens.tolist()][:count])
+            filled = [self._pad] * (count if self._all is not None else 0)  # as rows that have ended are
+            self._fed.append([*self._again[i], last, *tree.tokens.tolist(), *filled][:count])
             steps[i, : len(self._fed[i])] = torch.tensor(self._fed[i])
             if not self._in_step:
                 depths[i, 1 : len(tree) + 1] = torch.from_numpy(tree.depths) + 1
@@ -284,17 +300,19 @@ class TransformersEngine:
 
     def _advance(self, outcomes: Outcomes) -> int:
         """In step: tokens of the pass that all rows keep; what else they have is to be taken in again."""
-        told = [
-            fed[: len(again) + len(outcome.kept) + 1]
-            for fed, again, outcome in zip(self._fed, self._again, outcomes, strict=True)
-        ]
-        running = [len(fed) for fed, outcome in zip(told, outcomes, strict=True) if not outcome.finished]
-        shared = min(running or map(len, told))
+        rows = zip(self._fed, self._again, outcomes, strict=True)
+        if self._all is not None:
+            told = [fed[: len(again) + self._chosen] for fed, again, _ in rows]
+            shared = min(map(len, told))
+        else:
+            told = [fed[: len(again) + len(outcome.kept) + 1] for fed, again, outcome in rows]
+            running = [len(fed) for fed, outcome in zip(told, outcomes, strict=True) if not outcome.finished]
+            shared = min(running or map(len, told))
         if self._snapshot is not None and shared < self._count:
             self._snapshot.restore()
             shared = 0
-        known = zip(told, self._again, outcomes, strict=True)
-        self._again = [[*fed, *again[len(fed) :]][shared:] for fed, again, _ in known]
+        known = zip(told, self._again, strict=True)
+        self._again = [[*fed, *again[len(fed) :]][shared:] for fed, again in known]
         return shared
 
     def settle(self) -> None:

@@ -19,7 +19,7 @@ from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows, new_pass
 from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.exact_kernels import our_kernels
-from aded.engines.transformers.masks import masks
+from aded.engines.transformers.masks import device_of, masks
 from aded.tree import DraftTree
 
 SIZES = (1, 8, 24, MAX_DRAFT_TOKENS + 1)  # tokens of a compiled step: each is compiled once for each size of the cache
@@ -65,7 +65,7 @@ class ForwardRunner:
 
     def blank(self, cache: Cache, count: int) -> Any:
         """A pass over `count` tokens that mean nothing, one after the other."""
-        ids = torch.ones(1, count, dtype=torch.long, device=kv.device_of(self._model))
+        ids = torch.ones(1, count, dtype=torch.long, device=device_of(self._model))
         return self.run({**self.inputs(ids), **with_cache(cache)})
 
     def end(self, cache: Cache) -> None:

@@ -9,8 +9,16 @@ import torch
 from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
 
 from aded.engines.transformers.attention import CHUNKED
-from aded.engines.transformers.cache import device_of, entry_layers
+from aded.engines.transformers.cache import entry_layers
 from aded.tree import DraftTree
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model's inputs go; of an offloaded one, whose own weights are nowhere, where it is run."""
+    if model.device.type != "meta":
+        device: torch.device = model.device
+        return device
+    return torch.device(getattr(getattr(model, "_hf_hook", None), "execution_device", None) or "cpu")
 
 
 def masks(

@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
-from transformers.generation.logits_process import (
-    EncoderNoRepeatNGramLogitsProcessor,
-    EncoderRepetitionPenaltyLogitsProcessor,
-    PrefixConstrainedLogitsProcessor,
-    SynthIDTextWatermarkLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
-from transformers.generation.stopping_criteria import MaxLengthCriteria, MaxTimeCriteria
 
 from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
@@ -26,15 +18,6 @@ from aded.engines.transformers.recurrent import LINEAR, is_recurrent
 from aded.engines.transformers.trial import found_way
 from aded.errors import UnsupportedError
 
-# Processors that look at all rows of a batch together.
-_OF_WHOLE_BATCH = (
-    PrefixConstrainedLogitsProcessor,
-    EncoderNoRepeatNGramLogitsProcessor,
-    EncoderRepetitionPenaltyLogitsProcessor,
-    SynthIDTextWatermarkLogitsProcessor,
-    UnbatchedClassifierFreeGuidanceLogitsProcessor,
-)
-
 
 def plain_class(model: Any) -> Any:
     """A model's class as it was before `accelerate`."""
@@ -45,8 +28,6 @@ def refuse(
     model: Any,
     input_ids: torch.Tensor,
     config: GenerationConfig,
-    processors: LogitsProcessorList,
-    criteria: StoppingCriteriaList,
     synced: bool,
     compile: bool,
     kwargs: dict[str, Any],
@@ -81,18 +62,6 @@ def refuse(
         reasons |= {
             "a batch needs a growing cache that is empty": cache is not None
             and (kv.room(cache) is not None or bool(kv.length(cache))),
-            "scores and logits of a batch are not returned": returned
-            and (config.output_scores or config.output_logits),
-            "a processor that tells a batch's rows apart, or may, cannot see one at a time": any(
-                isinstance(processor, _OF_WHOLE_BATCH) or not _is_librarys(processor) for processor in processors
-            ),
-            "a criterion that may look at a whole batch cannot see one row at a time": any(
-                not _is_librarys(criterion) for criterion in criteria
-            ),
-            "without an end-of-sequence token, rows of a batch go on until a criterion holds for all of them": not any(
-                hasattr(criterion, "eos_token_id") for criterion in criteria
-            )
-            and any(not isinstance(criterion, MaxLengthCriteria | MaxTimeCriteria) for criterion in criteria),
         }
     _raise_first(reasons)
     if cache is not None:
@@ -113,8 +82,13 @@ def _raise_first(reasons: dict[str, bool]) -> None:
             raise UnsupportedError(f'{reason}; decode without ADED, or pass on_unsupported="fallback"')
 
 
-def way_of(model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs: dict[str, Any]) -> Way:
+def way_of(
+    model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs: dict[str, Any], *, together: bool
+) -> Way:
     """How drafts are verified, after a trial.
+
+    Args:
+        together: whether all rows of a batch are chosen for at once.
 
     Raises:
         UnsupportedError: scores of several tokens at once are not those of each, or cannot be had.
@@ -122,13 +96,11 @@ def way_of(model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs
     way, reason = found_way(model, plain_class(model)._sample, input_ids, config, kwargs)
     if way == "none":
         raise UnsupportedError(reason)
+    if together and way == "masked":
+        said = "scores, and processors and criteria that may look at all rows, need chains, which this model masks"
+        raise UnsupportedError(f'{said}; decode without ADED, or pass on_unsupported="fallback"')
     return way
 
 
 def _holds_something(cache: Any) -> bool:
     return any(any(layer.has_previous_state.values()) for layer in cache.layers if isinstance(layer, LINEAR))
-
-
-def _is_librarys(processor: Any) -> bool:
-    """Whether a processor or criterion is transformers' own: those look at each row by itself, with few exceptions."""
-    return type(processor).__module__.split(".")[0] == "transformers"
