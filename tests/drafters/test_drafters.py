@@ -91,3 +91,15 @@ def test_a_long_copy_is_accepted_by_tens_of_tokens() -> None:
         at += taken + 1
     assert max(accepted) >= 48
     assert len(passage) / len(accepted) >= 30
+
+
+def test_a_session_of_another_drafter_learns_whatever_slot_its_sequence_has() -> None:
+    """A drafter may wrap another one: its sessions are told of sequences in a batch."""
+    told = []
+    for slot in (0, 3):
+        session = create_drafter("adaptive").start([1, 2, 3])
+        for token in (4, 5, 1, 2, 3):
+            session.observe(Outcome([token], slot=slot))
+        told.append(session.draft(4).tokens.tolist())
+    assert told[0] == told[1]
+    assert told[0][0] == 4

@@ -31,9 +31,18 @@ def verdict_of(name: str) -> Verdict:
     if (reason := LEFT_OUT.get(name)) is not None:
         return Verdict("not run", reason)
     try:
-        return check(small_model(getattr(transformers, name), CHANGES.get(name, {})))
+        model = small_model(getattr(transformers, name), CHANGES.get(name, {}))
     except Exception as error:
-        return Verdict("not run", f"no tiny model of it decodes text alone: {type(error).__name__}")
+        return Verdict("not run", f"no tiny model of it is made: {_said_by(error)}")
+    try:
+        return check(model)
+    except Exception as error:
+        return Verdict("not run", f"plain `generate` fails: {_said_by(error)}")
+
+
+def _said_by(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def _row(name: str, verdict: Verdict) -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from transformers import LogitsProcessor
 
 import aded
 from aded.errors import UnsupportedError
 from support.oracle import Chain, ChainThenWrong, Oracle, Uneven
+from sweep.inputs import inputs_of
 from sweep.shrink import VOCABULARY
 
-PROMPT = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7]])
 _NEW = 12  # tokens of an answer
 
 
@@ -22,7 +23,7 @@ class Verdict:
     """What came of a class.
 
     Attributes:
-        kind: "equal", "equal but for batches", "refused", "WRONG" or "crash".
+        kind: "equal", "equal but for batches" (or images, or sound), "refused", "WRONG" or "crash".
         reason: why it was refused, or what happened.
         drafted, accepted: tokens, in all runs together.
         runs: how many ways of asking were compared, those that fell back included.
@@ -39,31 +40,39 @@ class Verdict:
     refused: list[str] = field(default_factory=list)
 
 
-def _batch() -> dict[str, torch.Tensor]:
-    ids = torch.cat([PROMPT, PROMPT.flip(1), PROMPT.roll(5, 1)])
-    mask = torch.ones_like(ids)
-    mask[1, :5] = mask[2, :1] = 0
-    return {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}
+class Neighbours(LogitsProcessor):
+    """Favours in each row what its neighbour said last: it must see all rows."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        raised = scores.clone()
+        raised[torch.arange(len(scores)), input_ids.roll(1, 0)[:, -1]] += 1.0
+        return raised
 
 
-def _asked() -> dict[str, tuple[dict[str, Any], Callable[[list[Any]], Any], Any]]:
+def _asked(name: str, model: Any) -> dict[str, tuple[dict[str, Any], Callable[[list[Any]], Any], Any]]:
     """By name: the inputs and options of `generate`, a drafter that knows the answers, and its budget."""
 
     def knowing(kind: Any) -> Callable[[list[Any]], Any]:
         return lambda answers: kind(answers[0], vocabulary=VOCABULARY)
 
-    inputs = {"input_ids": PROMPT}
-    greedy = {**inputs, "do_sample": False}
-    asked: dict[str, Any] = {
-        "greedy": (greedy, knowing(Oracle), 8),
-        "chains": (greedy, knowing(ChainThenWrong), 6),
-        "no drafts": (greedy, knowing(Oracle), 0),
-        "sampled": ({**inputs, "do_sample": True, "top_k": 20, "temperature": 1.3}, knowing(Oracle), 8),
-        "auto": (greedy, knowing(Chain), "auto"),
-        "processors": ({**greedy, "repetition_penalty": 1.3, "no_repeat_ngram_size": 3}, knowing(Oracle), 8),
-    }
-    asked["batch"] = ({**_batch(), "do_sample": False}, Uneven, 8)
-    asked["sampled batch"] = ({**_batch(), "do_sample": True}, Uneven, 8)
+    asked: dict[str, Any] = {}
+    for kind, given in inputs_of(name, model).items():
+        greedy, sampled = {**given.one, "do_sample": False}, {**given.one, "do_sample": True}
+        ways: dict[str, Any] = {
+            "greedy": (greedy, knowing(Oracle), 8),
+            "chains": (greedy, knowing(ChainThenWrong), 6),
+            "sampled": ({**sampled, "top_k": 20, "temperature": 1.3}, knowing(Oracle), 8),
+            "batch": ({**given.batch, "do_sample": False}, Uneven, 8),
+        }
+        if not asked:  # what depends little on images and sound is asked once
+            ways |= {
+                "no drafts": (greedy, knowing(Oracle), 0),
+                "auto": (greedy, knowing(Chain), "auto"),
+                "processors": ({**greedy, "repetition_penalty": 1.3, "no_repeat_ngram_size": 3}, knowing(Oracle), 8),
+                "sampled batch": ({**given.batch, "do_sample": True}, Uneven, 8),
+                "batch together": ({**given.batch, "do_sample": False, "logits_processor": [Neighbours()]}, Uneven, 8),
+            }
+        asked |= {way if kind == "text" else f"{way} with {kind}": how for way, how in ways.items()}
     return asked
 
 
@@ -81,13 +90,14 @@ def check(model: Any, *, quick: bool = False) -> Verdict:
         quick: without measuring what steps cost.
     """
     verdict = Verdict()
-    for name, (asked, knowing, budget) in _asked().items():
+    ways = _asked(type(model).__name__, model)
+    for name, (asked, knowing, budget) in ways.items():
         if quick and budget == "auto":
             continue
         try:
             plain = _said(model, asked)
         except Exception:
-            if name == "greedy":
+            if name.startswith("greedy"):
                 raise
             continue  # it cannot be asked so
         drafter, stats = knowing(plain[:, -_NEW:].tolist()), aded.Stats()
@@ -107,9 +117,21 @@ def check(model: Any, *, quick: bool = False) -> Verdict:
             return Verdict("WRONG", name)
         verdict.runs += 1
         verdict.drafted, verdict.accepted = verdict.drafted + stats.drafted, verdict.accepted + stats.accepted
-        verdict.trees |= name == "greedy" and stats.accepted > 0
-        if name == "chains" and name not in verdict.refused and not 0 < stats.accepted < stats.drafted:
+        verdict.trees |= name.startswith("greedy") and stats.accepted > 0
+        if name.startswith("chains") and name not in verdict.refused and not 0 < stats.accepted < stats.drafted:
             return Verdict("WRONG", f"{name}: {stats.accepted} of {stats.drafted} drafted tokens accepted")
     if verdict.refused:
-        verdict.kind = "equal but for batches" if all("batch" in name for name in verdict.refused) else "refused"
+        verdict.kind = _kind_of(set(ways), verdict.refused)
     return verdict
+
+
+def _kind_of(ways: set[str], refused: list[str]) -> str:
+    """What to call a class of which these ways of asking were refused, and the others equal."""
+
+    def given(names: Iterable[str]) -> set[str]:
+        return {name.partition(" with ")[2] or "text" for name in names}
+
+    lost = given(name for name in refused if "batch" not in name)
+    if "text" in lost or lost >= given(ways):
+        return "refused"
+    return "equal but for " + " and ".join(sorted(lost) or ["batches"])

@@ -31,9 +31,12 @@ QUICK = (
     "KimiLinearForCausalLM",
     "Lfm2MoeForCausalLM",
     "Llama4ForCausalLM",
+    "KyutaiSpeechToTextForConditionalGeneration",
     "LlamaForCausalLM",
     "Mamba2ForCausalLM",
     "MixtralForCausalLM",
+    "MllamaForConditionalGeneration",
+    "MoshiForCausalLM",
     "NemotronHForCausalLM",
     "OPTForCausalLM",
     "OpenAIGPTLMHeadModel",
@@ -44,7 +47,7 @@ QUICK = (
     "Qwen3_5ForCausalLM",
     "SmolLM3ForCausalLM",
     "T5ForConditionalGeneration",
-    "WhisperForCausalLM",
+    "WhisperForConditionalGeneration",
 )
 
 

@@ -14,10 +14,12 @@ _HIDDEN = 64
 
 # What a whole number in a configuration becomes, by the first pattern that its name has. Smaller numbers stay.
 _SIZES: tuple[tuple[str, int], ...] = (
+    (r"max_source_positions", 50),
     (r"token_id|_id$|index$|_idx$|type_vocab|max_position|n_positions|max_length|max_.*positions|n_ctx", 0),
+    (r"feat_extract", 0),
     (r"^(vocab_size|.*_vocab_size)$", VOCABULARY),
     (r"experts_per_tok|experts_top_k|moe_k|router_topk|moe_topk|num_selected_experts|top_k", 2),
-    (r"n_group|topk_group|num_shared_experts|n_shared_experts|first_k_dense|num_mtp|nextn|mtp", 1),
+    (r"n_group|expert_group|topk_group|num_shared_experts|n_shared_experts|first_k_dense|num_mtp|nextn|mtp", 1),
     (r"expert.*size|expert.*dim|moe.*dim|moe.*size", 32),
     (r"expert", 4),
     (r"(layers|layer|depth|blocks|n_layers|block_num)$", _LAYERS),
@@ -32,6 +34,7 @@ _SIZES: tuple[tuple[str, int], ...] = (
         r"hidden_size|hidden_dim|d_model|n_embd|embed_dim|embedding_size|model_dim|hidden_channels|_dim$|^dim$|width",
         _HIDDEN,
     ),
+    (r"base_channels", 32),
     (r"num_mel_bins|n_mels", 16),
     (r"window", 6),
 )
@@ -49,8 +52,10 @@ def _token(name: str, value: Any) -> Any:
 
 
 def _small(name: str, value: Any) -> Any:
-    if re.search(r"token_id$|token_index$", name):
+    if re.search(r"token_id$|token_index$|patch_id$", name):
         return _token(name, value)
+    if isinstance(value, (list, tuple)) and re.search(r"image_size|patch_size", name):
+        return type(value)(_small(name, side) for side in value)
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     for pattern, size in _SIZES:
@@ -64,15 +69,29 @@ def _sections(total: int, parts: int) -> list[int]:
     return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
 
 
+def _set_by_parent(part: PreTrainedConfig) -> dict[str, Any]:
+    """Fields that a part has from the whole: whoever gives some fields of a part gets its class's for the others."""
+    default = vars(type(part)())
+    return {
+        name: value
+        for name, value in vars(part).items()
+        if isinstance(value, (bool, int, float, str)) and not name.startswith("_") and default.get(name) != value
+    }
+
+
 def _shrunk(config: PreTrainedConfig) -> dict[str, Any]:
     """Fields for a small configuration of the same class."""
     fields = {name: value for name, value in vars(config).items() if not name.startswith("_")}
     small: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, PreTrainedConfig):
-            small[name] = {**_shrunk(value), "model_type": value.model_type}
+            small[name] = _set_by_parent(value) | _shrunk(value) | {"model_type": value.model_type}
         elif (new := _small(name, value)) != value:
             small[name] = new
+    parts = [name for name in ("qk_nope_head_dim", "qk_rope_head_dim") if isinstance(fields.get(name), int)]
+    if len(parts) == 2:  # what is the sum of both stays so
+        before, after = (sum(x.get(name, fields[name]) for name in parts) for x in (fields, small))
+        small |= {name: after for name in ("head_dim", "qk_head_dim") if fields.get(name) == before}
     if "kv_lora_rank" in fields:  # latent attention: as many heads of keys as of queries
         small["num_key_value_heads"] = small.get("num_attention_heads", 4)
     rope = fields.get("rope_parameters")
@@ -113,9 +132,16 @@ def small_config(config_class: type[PreTrainedConfig], changes: dict[str, Any]) 
 @torch.no_grad()
 def redrawn(model: Any) -> Any:
     """The model with random weights so large that attention matters and what it says varies."""
+    convolving = {id(x.weight) for x in model.modules() if isinstance(x, torch.nn.modules.conv._ConvNd)}
     for weight in model.parameters():
         if weight.ndim > 1 and weight.is_floating_point():
-            weight.normal_(std=1.5 * weight.shape[-1] ** -0.5)
+            summed = weight[0].numel() if id(weight) in convolving else weight.shape[-1]
+            weight.normal_(std=1.5 * summed**-0.5)
+        elif weight.numel() == 1 and not weight.any():
+            weight.fill_(1.0)  # a gate, which shuts out what images say until it is trained
+    for name, buffer in model.named_buffers():
+        if name.endswith("embed_sum"):  # a codebook, which is all zeros until it is loaded
+            buffer.normal_()
     return model
 
 
@@ -126,6 +152,7 @@ def small_model(model_class: type[Any], changes: dict[str, Any]) -> Any:
     model = redrawn(model_class(config))
     generation = model.generation_config
     generation.eos_token_id, generation.pad_token_id = None, 0
+    generation.num_beams, generation.use_cache = 1, True  # some classes' defaults are others
     if config.is_encoder_decoder and generation.decoder_start_token_id is None:
         generation.decoder_start_token_id = 0
     return model.eval()

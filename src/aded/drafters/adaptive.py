@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -317,4 +318,4 @@ class _Session:
         return next(iter(drafts))
 
     def observe(self, outcome: Outcome) -> None:
-        self._slots.learn(outcome)
+        self._slots.learn(replace(outcome, slot=0))  # whichever it has in a batch of someone else's

@@ -17,7 +17,7 @@ from aded.engines.transformers.positions import fixed_positions
 from aded.errors import UnsupportedError
 from support.kinds import PLAIN
 from support.models import PROMPT, build
-from support.oracle import ChainThenWrong, Oracle
+from support.oracle import ChainThenWrong, Oracle, Uneven
 from sweep.shrink import small_model
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
@@ -339,40 +339,6 @@ def test_layers_that_read_what_others_hold_have_no_entries_of_their_own() -> Non
     assert 0 < stats.accepted < stats.drafted
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_adapters_are_served_switched_and_given_back() -> None:
-    peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(build("llama"), peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
-    options: dict[str, Any] = {**OPTIONS, "input_ids": PROMPT, "max_new_tokens": 40}
-
-    def said(**ours: Any) -> list[Any]:
-        first = adapted.generate(**options, **ours)
-        with adapted.disable_adapter():
-            return [first, adapted.generate(**options, **ours)]
-
-    plain, stats = said(), aded.Stats()
-    assert not torch.equal(*plain)
-    aded.accelerate(adapted, drafter=Oracle(plain[0][0, PROMPT.shape[1] :].tolist()), max_draft_tokens=8)
-    assert all(torch.equal(*pair) for pair in zip(plain, said(stats=stats), strict=True))
-    assert 0 < stats.accepted < stats.drafted
-    aded.restore(adapted)
-    with pytest.raises(ValueError, match="stats"):
-        said(stats=stats)
-
-
-@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:decoding plainly")
-def test_tokens_that_adapters_put_before_a_prompt_are_counted_or_refused(kind: str) -> None:
-    peft = pytest.importorskip("peft")
-    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=8)
-    adapted = peft.get_peft_model(build("llama"), config)
-    options: dict[str, Any] = {**OPTIONS, "input_ids": PROMPT, "max_new_tokens": 40}
-    plain = adapted.generate(**options)
-    for drafter in (Oracle, ChainThenWrong):
-        ours = {"drafter": drafter(plain[0, -40:].tolist()), "max_draft_tokens": 8, "on_unsupported": "fallback"}
-        assert torch.equal(plain, adapted.generate(**options, custom_generate=aded.generate, **ours))
-
-
 def test_a_model_whose_part_writes_the_text_is_accelerated_there() -> None:
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     sizes["num_attention_heads"] = 4
@@ -393,6 +359,47 @@ def test_a_model_whose_part_writes_the_text_is_accelerated_there() -> None:
     assert 0 < stats.accepted < stats.drafted
     aded.restore(model)
     assert torch.equal(plain, model.generate(**options))
+
+
+def test_what_torch_compiles_is_accelerated_as_what_it_wraps() -> None:
+    model = build("llama")
+    wrapped = torch.compile(model)
+    plain, stats = wrapped.generate(PROMPT, **OPTIONS, max_new_tokens=20), aded.Stats()
+    aded.accelerate(wrapped, drafter=Oracle(plain[0, PROMPT.shape[1] :].tolist()), max_draft_tokens=8)
+    assert torch.equal(plain, wrapped.generate(PROMPT, **OPTIONS, max_new_tokens=20, stats=stats))
+    assert 0 < stats.accepted < stats.drafted
+    aded.restore(wrapped)
+    assert not hasattr(type(model), "_aded_plain_class")
+
+
+class BesideText(tf.LlamaForCausalLM):
+    """A model one of whose layers attends to something beside the text, in the same cache, as Llama 3.2 Vision does."""
+
+    def forward(self, input_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        made = super().forward(input_ids, **kwargs)
+        cache, seen = getattr(made, CACHE), len(self.model.layers)
+        if len(cache.layers) == seen:
+            cache.layers.append(tf.cache_utils.DynamicLayer())
+            cache.update(torch.ones(len(made.logits), 2, 5, 8), torch.ones(len(made.logits), 2, 5, 8), seen)
+        made.logits = made.logits.roll(cache.layers[seen].keys.shape[-2], -1)
+        return made
+
+
+@pytest.mark.parametrize("ids", [PROMPT, TWO], ids=["one", "batch"])
+def test_entries_of_something_beside_the_text_stay(ids: torch.Tensor) -> None:
+    model = build("llama")
+    model.__class__ = BesideText
+    options: dict[str, Any] = {**OPTIONS, "max_new_tokens": 30}
+    plain = model.generate(ids, **options)
+    answers = plain[:, ids.shape[1] :].tolist()
+    end = answers[0][6]
+    for more in ({}, {"eos_token_id": end}):
+        plain = model.generate(ids, **options, **more)
+        for drafter in (Uneven(answers), ChainThenWrong(answers[0])):
+            stats = aded.Stats()
+            ours = {"custom_generate": aded.generate, "drafter": drafter, "max_draft_tokens": 6, "stats": stats}
+            assert torch.equal(plain, model.generate(ids, **options, **more, **ours))
+            assert 0 < stats.accepted < stats.drafted
 
 
 def test_continuous_batches_go_their_own_way_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

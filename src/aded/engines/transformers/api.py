@@ -21,7 +21,7 @@ from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
 from aded.engines.base.options import MaxDraftTokens, budget_for, kept_drafter
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.callers import callers, encoded_text
+from aded.engines.transformers.callers import NO_STREAMER, callers, encoded_text
 from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.engine import TransformersEngine, Way
@@ -46,16 +46,6 @@ def prepare(model: Any, *, compile: bool = False, renew: bool = False) -> CostCu
     """
     return cost_curve(model, runner=CompiledRunner(model) if compile else None, renew=renew)
 
-
-class _NoStreamer:
-    """Stands for "no streamer" where a caller's frame must not be searched for one."""
-
-    def put(self, value: Any) -> None: ...
-
-    def end(self) -> None: ...
-
-
-_NO_STREAMER = _NoStreamer()
 
 # Of a call; `generate` must not refuse them.
 _SETTINGS = {"drafter", "max_draft_tokens", "compile", "stats", "on_unsupported"}
@@ -161,9 +151,7 @@ def generate(
         runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
         exact: Exactness = "rounding" if compile else exactness(model)
         together = looks_at_all(len(input_ids), generation_config, processors, criteria)
-        way: Way = "trees"
-        if not compile:
-            way = way_of(model, input_ids, generation_config, model_kwargs, together=together)
+        way: Way = "trees" if compile else way_of(model, input_ids, generation_config, model_kwargs)
         with our_kernels(model, compiled=runner.fixed):
             given = (model, input_ids, generation_config, processors, criteria, dict(model_kwargs), runner, exact)
             engine = TransformersEngine(*given, way=way, together=together, source=encoded_text(model))
@@ -180,7 +168,7 @@ def generate(
     mode = generation_config.get_generation_mode()
     plain = getattr(plain_class(model), GENERATION_MODES_MAPPING[mode])
     model_kwargs |= {"logits_processor": processors, "stopping_criteria": criteria}
-    if streamer not in (None, _NO_STREAMER):
+    if streamer not in (None, NO_STREAMER):
         model_kwargs["streamer"] = streamer
     return plain(model, input_ids, generation_config=generation_config, **model_kwargs)
 
@@ -214,7 +202,7 @@ def accelerate(
     restore(model)
     plain = type(model)
     options: dict[str, Any] = {"drafter": drafter, "max_draft_tokens": most, "compile": compile}
-    options |= {"on_unsupported": on_unsupported, "streamer": _NO_STREAMER}
+    options |= {"on_unsupported": on_unsupported, "streamer": NO_STREAMER}
 
     def method(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         return generate(self, input_ids, **options | kwargs)
@@ -256,7 +244,8 @@ def restore(model: Any) -> None:
 
 
 def _adapted(model: Any) -> Any:
-    """The model whose `generate` this one's calls: what a PeftModel adapts, or a part that writes the text."""
+    """The model whose `generate` this one's calls: what a PeftModel adapts or torch compiles, or a part that writes."""
+    model = getattr(model, "_orig_mod", model)
     if not isinstance(model, GenerationMixin):
         base = getattr(model, "get_base_model", None)
         return model if base is None else base()

@@ -60,6 +60,11 @@ class _PreallocatedLayer(DynamicLayer):
     """A growing layer with spare room: a step's entries are written beside those before, not copied with them.
 
     `keys` and `values` are views of what is in use.
+
+    Attributes:
+        added: entries that came since the last `trim`: those of a pass. A layer that attends to something else, to
+            images beside a text, gets none.
+        grows: whether any ever came.
     """
 
     keys: torch.Tensor
@@ -68,6 +73,7 @@ class _PreallocatedLayer(DynamicLayer):
     def __init__(self, layer: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.device, self.is_initialized = layer.keys.device, True
+        self.grows = False
         self._hold(layer.keys, layer.values)
 
     def _hold(self, *entries: torch.Tensor) -> None:
@@ -90,6 +96,7 @@ class _PreallocatedLayer(DynamicLayer):
             for place, x in zip(self._buffers, (key_states, value_states), strict=True):
                 place[:, :, start:end] = x
             self.trim(end)
+        self.added, self.grows = end - start, True
         return self.keys, self.values
 
     def move(self, source: torch.Tensor, target: torch.Tensor) -> None:
@@ -101,11 +108,12 @@ class _PreallocatedLayer(DynamicLayer):
     def trim(self, used: int) -> None:
         """Forget all but the first `used` entries."""
         self.keys, self.values = (x[:, :, :used] for x in self._buffers)
+        self.added = 0
 
     def select(self, rows: torch.Tensor, used: int) -> None:
         """Keep these rows only, and the first `used` entries."""
         self._buffers = [x[rows] for x in self._buffers]
-        self.trim(used)
+        self.trim(used if self.grows else self.keys.shape[-2])
 
 
 def plain(keys: torch.Tensor, values: torch.Tensor) -> DynamicLayer:
@@ -196,14 +204,15 @@ def room(cache: Cache) -> int | None:
 def keep(cache: Cache, count: int, rows: Sequence[int]) -> None:
     """One sequence: of the last `count` entries keep those at `rows` (ascending), moved together."""
     for layer in entry_layers(cache):
-        if layer.is_initialized:
+        if layer.is_initialized and getattr(layer, "added", count):
             _keep_of(layer, count, rows)
 
 
 def cut(cache: Cache, entries: int) -> None:
     """One sequence: keep the first so many entries, also where a pass was interrupted between layers."""
     for layer in entry_layers(cache):
-        if layer.is_initialized and (more := int(layer.get_seq_length()) - entries) > 0:
+        more = getattr(layer, "added", int(layer.get_seq_length()) - entries) if layer.is_initialized else 0
+        if more > 0:
             _keep_of(layer, more, ())
 
 
@@ -248,7 +257,7 @@ def keep_rows(cache: Cache, lengths: Sequence[int], kept: Sequence[Sequence[int]
     target = torch.tensor(lengths)[:, None] + steps
     used = max(length + len(rows) for length, rows in zip(lengths, kept, strict=True))
     for layer in entry_layers(cache):
-        if layer.is_initialized:
+        if layer.is_initialized and layer.added:
             layer.move(source.to(layer.device), target.to(layer.device))
             layer.trim(used)
 

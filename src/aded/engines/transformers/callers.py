@@ -8,6 +8,17 @@ from typing import Any, cast
 import torch
 
 
+class _NoStreamer:
+    """Stands for "no streamer" where a caller's frame must not be searched for one."""
+
+    def put(self, value: Any) -> None: ...
+
+    def end(self) -> None: ...
+
+
+NO_STREAMER = _NoStreamer()
+
+
 def callers(model: Any, name: str) -> Any:
     """What the `model.generate` that we are called by, through whatever wraps us, has under a name."""
     frame = sys._getframe(2)

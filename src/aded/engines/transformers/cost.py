@@ -20,6 +20,7 @@ from aded.engines.transformers.forward import SIZES as COMPILED_SIZES
 from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.masks import device_of
 from aded.engines.transformers.positions import longest
+from aded.errors import UnsupportedError
 from aded.files import digest
 from aded.kernels import compiled_sources
 
@@ -95,7 +96,13 @@ def _measure(model: Any, length: int, runner: ForwardRunner) -> CostCurve:
     with our_kernels(model, compiled=runner.fixed):
         if runner.fixed:
             kv.widen(past)
-        model(**runner.inputs(prompt), **with_cache(past))
+        try:
+            model(**runner.inputs(prompt), **with_cache(past))
+        except Exception as error:
+            raise UnsupportedError(
+                "what its steps cost cannot be measured with text alone; pass max_draft_tokens=8, or another number, "
+                'decode without ADED, or pass on_unsupported="fallback"'
+            ) from error
         kv.check(past)
         kv.check_filled(past, length)
         runner.begin(past)

@@ -274,8 +274,9 @@ class TransformersEngine:
             inputs["logits_to_keep"] = count
         if self._masked or not trees[0].is_chain:
             lengths = self._entries if self._ragged else None
+            shown = trees if self._all is None else [DraftTree.chain(fed[1:]) for fed in self._fed]
             inputs["attention_mask"] = masks(
-                self.model, self._windows, self.cache, trees, count, lengths, self._padding
+                self.model, self._windows, self.cache, shown, count, lengths, self._padding
             )
         logits = self.runner.run(inputs).logits[:, -count:][:, least:]
         firsts = [lead - least for lead in leads]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
+from functools import cache
 from typing import Any
 
 import torch
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 # Model types that leave their cache and take everything in anew where a text outgrows the length it was trained for.
 _DROP_THEIR_CACHE = ("phi3", "phimoe", "phi4_multimodal")
@@ -31,6 +36,31 @@ def fixed_positions(model: Any) -> int | None:
     if any(rope.get("rope_type") == "longrope" for rope in kinds) or config.model_type in _DROP_THEIR_CACHE:
         return None if trained is None else int(trained)
     return None
+
+
+def unmasked_window(model: Any) -> int | None:
+    """Tokens from which on a layer of this model sees no further back only because its cache dropped what is there.
+
+    Such a layer, for which no mask is made, sees further back in a pass over several tokens. None: there is none.
+    """
+    if model.config.is_encoder_decoder:
+        return None
+    layers: list[Any] = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    windows = [int(layer.sliding_window) for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    parts = {type(part).__module__ for part in (model, *model.get_decoder().modules())}
+    if not windows or any(map(_masks_windows, parts)):
+        return None
+    return min(windows)
+
+
+@cache
+def _masks_windows(module: str) -> bool:
+    """Whether the code of a module makes masks for layers that see a part of the text."""
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return False
+    return re.search(r"sliding_window_causal_mask|chunked_causal_mask|create_masks_for_generate", source) is not None
 
 
 def longest(model: Any) -> int | None:

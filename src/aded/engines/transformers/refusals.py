@@ -13,7 +13,7 @@ from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import verifies_trees
 from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.engine import Way
-from aded.engines.transformers.positions import fixed_positions, grows
+from aded.engines.transformers.positions import fixed_positions, grows, unmasked_window
 from aded.engines.transformers.recurrent import LINEAR, is_recurrent
 from aded.engines.transformers.trial import found_way
 from aded.errors import UnsupportedError
@@ -82,13 +82,8 @@ def _raise_first(reasons: dict[str, bool]) -> None:
             raise UnsupportedError(f'{reason}; decode without ADED, or pass on_unsupported="fallback"')
 
 
-def way_of(
-    model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs: dict[str, Any], *, together: bool
-) -> Way:
+def way_of(model: Any, input_ids: torch.Tensor, config: GenerationConfig, kwargs: dict[str, Any]) -> Way:
     """How drafts are verified, after a trial.
-
-    Args:
-        together: whether all rows of a batch are chosen for at once.
 
     Raises:
         UnsupportedError: scores of several tokens at once are not those of each, or cannot be had.
@@ -96,9 +91,10 @@ def way_of(
     way, reason = found_way(model, plain_class(model)._sample, input_ids, config, kwargs)
     if way == "none":
         raise UnsupportedError(reason)
-    if together and way == "masked":
-        said = "scores, and processors and criteria that may look at all rows, need chains, which this model masks"
-        raise UnsupportedError(f'{said}; decode without ADED, or pass on_unsupported="fallback"')
+    if (window := unmasked_window(model)) is not None:
+        if way == "chains" and int(config.max_length) + MAX_DRAFT_TOKENS > window:
+            _raise_first({f"beyond {window} tokens a pass over several would see further back than one over one": True})
+        way = "masked" if way == "trees" else way
     return way
 
 
