@@ -131,6 +131,12 @@ def test_the_librarys_own_that_tell_rows_apart(options: dict[str, Any]) -> None:
     assert torch.equal(plain, ours)
 
 
+def test_what_rows_are_filled_up_with_is_fed_to_those_alone_that_have_ended() -> None:
+    """A padding token may lie outside the vocabulary, which does no harm as long as no row has ended."""
+    plain, ours, _ = both("llama", processors, pad_token_id=4000)
+    assert torch.equal(plain, ours)
+
+
 def test_rows_that_end_at_once_and_a_budget_that_measures() -> None:
     free, _, _ = both("llama", processors)
     ends = [int(free[0, 8]), int(free[1, 14])]

@@ -250,7 +250,9 @@ class TransformersEngine:
         self._fed = []
         for i, (row, tree) in enumerate(zip(rows, trees, strict=True)):
             last = int(self._buffer[row, self._lengths[row] - 1])
-            filled = [self._pad] * (count if self._all is not None else 0)  # as rows that have ended are
+            filled: list[int] = []
+            if self._all is not None:  # rows that have ended are filled up as plain decoding does
+                filled = [0 if self._all.goes_on()[i] else self._pad] * count
             self._fed.append([*self._again[i], last, *tree.tokens.tolist(), *filled][:count])
             steps[i, : len(self._fed[i])] = torch.tensor(self._fed[i])
             if not self._in_step:
