@@ -41,6 +41,8 @@ _ORDERS = (0, 1, 2, 3, 5, 8)
 # Prior strengths as the drafter's own where they start.
 VARIANTS: dict[str, Callable[[], AdaptiveDrafter]] = {
     "all of it": AdaptiveDrafter,
+    "prompts and distributions shared too": lambda: AdaptiveDrafter(share="all"),
+    "nothing shared": lambda: AdaptiveDrafter(share="nothing"),
     "weights by counts only, not learned": lambda: AdaptiveDrafter(
         weights=_CountWeights(_ORDERS, 2, (1, 0.6, 1, 1, 1, 0.5))
     ),

@@ -71,7 +71,7 @@ def test_what_is_taken_in_again_after_a_rejected_draft_is_part_of_its_price(
 def test_rows_in_step_pay_for_what_all_take_in_again() -> None:
     """What only a row that is ahead takes in fills up the rectangle, and costs nothing."""
     for again, expected in (([0, 0], 4), ([0, 9], 4)):
-        kept = choose(budget(0.0), LIKELY, LIKELY, emitted=(0, 0), limits=Limits([9, 9], again=again))
+        kept = choose(budget(0.0, slots=2), LIKELY, LIKELY, emitted=(0, 0), limits=Limits([9, 9], again=again))
         assert [len(tree) for tree in kept] == [expected, expected]
 
 

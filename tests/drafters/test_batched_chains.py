@@ -17,7 +17,7 @@ BOTH = np.array([0, 1])
 
 def slots() -> Slots:
     options = {"memory_mb": 1, "successors": 8, "sequence_mb": 0.2, "sequence_successors": 4}
-    return AdaptiveDrafter(share_prompts=False, **options).open(2)
+    return AdaptiveDrafter(**options).open(2)
 
 
 def see(many: Slots, which: np.ndarray, lengths: list[int], emitted: int = 1) -> None:

@@ -50,6 +50,7 @@ class _Session:
     def __init__(self, drafter: PaperDrafter, prompt: Sequence[int]) -> None:
         self._drafter = drafter
         self._tokens = TokenBuffer(prompt)
+        drafter.representative.holds_prompts = True
         self._strengthen()
 
     def _strengthen(self) -> None:

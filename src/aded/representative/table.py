@@ -38,6 +38,7 @@ class Representative:
 
     Attributes:
         arrays: the table itself.
+        holds_prompts: whether prompts were ever learned into it; a saved state says so too.
     """
 
     memory_mb: float = 64.0
@@ -47,6 +48,7 @@ class Representative:
     vocab_size: int = 0
     fingerprint: str = ""
     clock: int = field(default=0, init=False)
+    holds_prompts: bool = field(default=False, init=False)
     arrays: Table = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -117,6 +119,7 @@ class Representative:
         storage.check_identity(self.identity(), other.identity(), "the state to merge")
         with self._lock:
             lookup.merge(self.arrays, other.arrays)
+            self.holds_prompts |= getattr(other, "holds_prompts", True)
             self.clock = max(self.clock, int(other.arrays.stamps.max(initial=0)))
 
     def clear(self) -> None:
@@ -124,7 +127,7 @@ class Representative:
         with self._lock:
             for array in self.arrays:
                 array.fill(0)
-            self.clock = 0
+            self.clock, self.holds_prompts = 0, False
 
     def identity(self) -> dict[str, Any]:
         """What must agree between two states for their tokens and contexts to mean the same."""
@@ -136,6 +139,7 @@ class Representative:
             used = np.flatnonzero(self.arrays.keys)
             arrays = {name: np.ascontiguousarray(array[used]) for name, array in self.arrays._asdict().items()}
             header = {**self.identity(), "successors": self.successors, "clock": self.clock}
+            header["prompts"] = self.holds_prompts
         storage.STATE.write(Path(path), arrays, header)
 
     def load(self, path: str | Path) -> None:
@@ -155,6 +159,7 @@ class Representative:
             self.clear()
             lookup.merge(self.arrays, table)
             self.clock = int(header.get("clock", 0))
+            self.holds_prompts = bool(header.get("prompts", True))  # older files do not say
 
 
 def context_windows(tokens: NDArray[np.int32], length: int, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

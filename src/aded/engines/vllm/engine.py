@@ -32,7 +32,7 @@ def server_drafter(name: str, *, memory_mb: float = 64.0, sequence_mb: float = 2
     """
     if corpus is not None and not drafters.takes(name, "corpus"):
         raise CorpusFileError(f"the drafter {name} reads no corpus; leave it out, or use adaptive")
-    wanted = {"memory_mb": memory_mb, "successors": _SUCCESSORS, "reserve": True, "share_prompts": False}
+    wanted = {"memory_mb": memory_mb, "successors": _SUCCESSORS, "reserve": True, "share": "answers"}
     wanted |= {"sequence_mb": sequence_mb, "sequence_successors": _OWN_SUCCESSORS, "corpus": corpus}
     return drafters.create(name, **{option: value for option, value in wanted.items() if drafters.takes(name, option)})
 
