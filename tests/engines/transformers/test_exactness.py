@@ -464,6 +464,46 @@ def test_attention_whose_rows_would_be_repeated_is_left_to_the_library() -> None
     assert exact_attention(query, key[:1, :, :, :16], key[:1], mask, None) is None
 
 
+# Powers of e that the C library's `expf` does not round correctly (glibc 2.36), in units of 2^-28.
+_HARD = [
+    -67798448,
+    -341704192,
+    -775315584,
+    -21958606,
+    -14065839,
+    -52917192,
+    -638076928,
+    -460205120,
+    -251561872,
+    -172875056,
+]
+
+
+@needs_bf16_dot
+@pytest.mark.parametrize("keys", [9, 15, 44, 523])
+def test_exponentials_that_two_libraries_round_otherwise(keys: int) -> None:
+    """The rest of a block takes one, bringing blocks to one scale another. One entry in some 60,000 shows it."""
+    random_v = torch.Generator().manual_seed(0)
+    powers = torch.tensor(_HARD, dtype=torch.float64) / 2**28
+    query, key = torch.zeros(1, 8, 1, 64), torch.zeros(1, 8, keys, 64)
+    query[..., [0, 2, 4]] = 1.0
+    for first in range(len(_HARD)):
+        scores = powers.roll(first)[torch.arange(keys) % len(_HARD)].float()
+        if keys > 512:
+            scores[1:512] = -40.0  # the first block's greatest is the first
+        scores[-1] = 0.0
+        rest = scores
+        for place in (0, 2, 4):  # a score is the sum of three parts of eight bits
+            part = rest.bfloat16().float()
+            key[..., place], rest = part, rest - part
+        for _ in range(30):
+            value = torch.randn(1, 8, keys, 64, generator=random_v).bfloat16()
+            inputs = query.bfloat16(), key.bfloat16(), value
+            ours = exact_attention(*inputs, None, 1.0)
+            assert ours is not None
+            assert torch.equal(ours, scaled_dot_product_attention(*inputs, scale=1.0).transpose(1, 2))
+
+
 def test_what_a_mask_shows_is_looked_up_by_what_it_is_shown_with() -> None:
     new_pass()
     mask, query = torch.ones(1, 1, 2, 9, dtype=torch.bool), torch.randn(1, 4, 2, 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -104,7 +105,7 @@ def softmax(scores, address, n, top, total, sums, first):
         highest = max(highest, scores[j])
     part = _weigh(address, groups, highest) if groups else np.float32(0.0)
     for j in range(groups * LANES, n):
-        weight = _expf(scores[j] - highest)
+        weight = np.float32(math.exp(np.float64(scores[j] - highest)))  # the library's is that of float64 here
         part = part + weight
         scores[j] = widen(narrow(weight))
     if first:
