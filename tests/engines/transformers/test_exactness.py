@@ -335,7 +335,8 @@ def test_output_is_generates_own_in_bfloat16(small: Any, name: str, sampled: boo
     plain = model.generate(PROMPT, **options)
     drafter: Drafter = Oracle(plain[0, PROMPT.shape[1] :].tolist())
     torch.manual_seed(3)
-    ours = model.generate(PROMPT, **options, custom_generate=aded.generate, drafter=drafter, stats=stats)
+    options |= {"custom_generate": aded.generate, "max_draft_tokens": 12}  # "auto" depends on how busy the machine is
+    ours = model.generate(PROMPT, **options, drafter=drafter, stats=stats)
     assert torch.equal(plain, ours)
     assert stats.exact == "generate"
     assert 0 < stats.accepted < stats.drafted
@@ -355,13 +356,13 @@ def test_where_generate_masks_drafts_change_no_bit_of_decoding_without(small: An
     else:
         options["cache_implementation"] = "static"
     alone = model.generate(ids, **options, custom_generate=aded.generate, drafter="none")
-    for budget in ("auto", 3, 40):
+    for budget in ("auto", 3, 40):  # the first depends on how busy the machine is
         stats = aded.Stats()
         drafts = {"drafter": Uneven(alone[:, 20:].tolist()), "max_draft_tokens": budget, "stats": stats}
         ours = model.generate(ids, **options, custom_generate=aded.generate, **drafts)
         assert torch.equal(ours, alone)
         assert stats.exact == "none"
-        assert 0 < stats.accepted < stats.drafted
+        assert budget == "auto" or 0 < stats.accepted < stats.drafted
 
 
 def test_models_that_run_on_other_kernels_promise_less() -> None:
