@@ -69,11 +69,10 @@ def _accept_together(
         if any(on and (place >= len(tree) or int(tree.tokens[place]) != token) for tree, token, on in held):
             break
         place += 1
-    judged = place + 1
     outcomes = []
     for slot, tree, scored, said in zip(slots, trees, scores, emitted, strict=True):
         top_ids, top_probs = (scored.top_k() if scored is not None and said else None) or (None, None)
-        cut = tree.limit(nodes=min(judged, len(said)))
+        cut = tree.limit(nodes=len(said))
         if top_ids is not None and top_probs is not None:
             top_ids, top_probs = top_ids[: len(cut) + 1], top_probs[: len(cut) + 1]
         outcomes.append(Outcome(said, cut, top_ids, top_probs, finished=not any(going), slot=slot))

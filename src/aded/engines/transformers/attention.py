@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from aded.engines.transformers.compat import code_of
 from aded.engines.transformers.patches import RefCountedPatch
 from aded.engines.transformers.recurrent import takes_chains_only
 from aded.errors import UnsupportedError
@@ -240,11 +240,8 @@ def implementation(model: Any) -> str:
 @cache
 def _asks_for_its_name(module: str) -> bool:
     """Whether the code of a module chooses by the name of the attention; where the code cannot be read, it may."""
-    try:
-        source = inspect.getsource(sys.modules[module])
-    except (KeyError, OSError, TypeError):
-        return True
-    return re.search(r"_attn_implementation (==|!=|in|not in) ", source) is not None
+    code = code_of(module)
+    return code is None or re.search(r"_attn_implementation (==|!=|in|not in) ", code) is not None
 
 
 @contextmanager

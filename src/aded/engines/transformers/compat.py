@@ -6,6 +6,7 @@ From 5.24 on the cache is given to a model, and returned, as `cache`; before, as
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import fields
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aded.errors import UnsupportedError
 
-__all__ = ["CACHE", "cache_of", "check_release", "unsupported", "with_cache"]
+__all__ = ["CACHE", "cache_of", "check_release", "code_of", "unsupported", "with_cache"]
 
 CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 
@@ -37,6 +38,14 @@ def with_cache(cache: Any) -> dict[str, Any]:
 def cache_of(outputs: Any) -> Any:
     """The cache a model or `generate` returned; None where it returned none."""
     return getattr(outputs, CACHE, None)
+
+
+def code_of(module: str) -> str | None:
+    """The source of a module that is loaded; None where it cannot be read."""
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return None
 
 
 def check_release() -> None:

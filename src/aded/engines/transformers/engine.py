@@ -93,9 +93,12 @@ class TransformersEngine:
         pad = getattr(generation_config, "_pad_token_tensor", None)
         self.room = max(int(generation_config.max_length), self._prompt)
         self._pad = 0 if pad is None else int(pad)
-        self._all = Together(generation_config, processors, criteria, self._pad) if together else None
-        if self._all is not None:
-            self.scores, self.logits = self._all.scores, self._all.logits
+        self._all: Together | None = None
+        self._chosen = 0  # by it, for each row in the step
+        if together:
+            running = input_ids.new_ones(rows, dtype=torch.bool)
+            given = generation_config, processors, criteria, self._pad
+            self._all = Together(*given, running, self.scores, self.logits)
             processors, criteria = LogitsProcessorList(), StoppingCriteriaList()
         self.processors = [of_row(processors, row) for row in range(rows)]
         self._stopping = Stopping(criteria)
@@ -168,7 +171,7 @@ class TransformersEngine:
 
     @property
     def together(self) -> Any:
-        """Chooses for all rows at once where that was asked for; see `Engine`."""
+        """Chooses for all rows at once where that was asked for; see `decode`."""
         return None if self._all is None else self._choose_together
 
     def _choose_together(self, place: int) -> tuple[list[int | None], list[bool]]:
@@ -248,11 +251,12 @@ class TransformersEngine:
         depths = torch.arange(count if self._in_step else 1).expand(len(rows), -1)
         depths = torch.nn.functional.pad(depths, (0, count - depths.shape[1]))
         self._fed = []
+        fills = [0] * len(rows)
+        if self._all is not None:  # rows that have ended are filled up as plain decoding does
+            fills = [0 if on else self._pad for on in self._all.goes_on()]
         for i, (row, tree) in enumerate(zip(rows, trees, strict=True)):
             last = int(self._buffer[row, self._lengths[row] - 1])
-            filled: list[int] = []
-            if self._all is not None:  # rows that have ended are filled up as plain decoding does
-                filled = [0 if self._all.goes_on()[i] else self._pad] * count
+            filled = [fills[i]] * (count if self._all is not None else 0)
             self._fed.append([*self._again[i], last, *tree.tokens.tolist(), *filled][:count])
             steps[i, : len(self._fed[i])] = torch.tensor(self._fed[i])
             if not self._in_step:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import sys
 from functools import cache
 from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+
+from aded.engines.transformers.compat import code_of
 
 # Model types that leave their cache and take everything in anew where a text outgrows the length it was trained for.
 _DROP_THEIR_CACHE = ("phi3", "phimoe", "phi4_multimodal")
@@ -47,20 +47,17 @@ def unmasked_window(model: Any) -> int | None:
         return None
     layers: list[Any] = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
     windows = [int(layer.sliding_window) for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
-    parts = {type(part).__module__ for part in (model, *model.get_decoder().modules())}
-    if not windows or any(map(_masks_windows, parts)):
+    if not windows:
         return None
-    return min(windows)
+    parts = {type(part).__module__ for part in (model, *model.get_decoder().modules())}
+    return None if any(map(_masks_windows, parts)) else min(windows)
 
 
 @cache
 def _masks_windows(module: str) -> bool:
     """Whether the code of a module makes masks for layers that see a part of the text."""
-    try:
-        source = inspect.getsource(sys.modules[module])
-    except (KeyError, OSError, TypeError):
-        return False
-    return re.search(r"sliding_window_causal_mask|chunked_causal_mask|create_masks_for_generate", source) is not None
+    made = r"sliding_window_causal_mask|chunked_causal_mask|create_masks_for_generate"
+    return re.search(made, code_of(module) or "") is not None
 
 
 def longest(model: Any) -> int | None:

@@ -66,46 +66,44 @@ class Together:
 
     Args:
         pad: what rows that have ended are filled up with.
-
-    Attributes:
-        running: bool, (rows,): which rows go on.
-        scores, logits: what the choices were made from, (rows, vocabulary) each, where the configuration asks for them.
+        running: bool, (rows,): which rows go on, all of them at first.
+        scores, logits: take what the choices are made from, (rows, vocabulary) each; None where nobody asks for it.
     """
 
     def __init__(
-        self, config: GenerationConfig, processors: LogitsProcessorList, criteria: StoppingCriteriaList, pad: int
+        self,
+        config: GenerationConfig,
+        processors: LogitsProcessorList,
+        criteria: StoppingCriteriaList,
+        pad: int,
+        running: torch.Tensor,
+        scores: list[torch.Tensor] | None,
+        logits: list[torch.Tensor] | None,
     ) -> None:
         self._sample, self._processors, self._criteria, self._pad = config.do_sample, processors, criteria, pad
+        self._running, self._scores, self._logits = running, scores, logits
         self._fills = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
-        self.running: torch.Tensor | None = None
-        returned = config.return_dict_in_generate
-        self.scores: list[torch.Tensor] | None = [] if returned and config.output_scores else None
-        self.logits: list[torch.Tensor] | None = [] if returned and config.output_logits else None
 
     def choose(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The next token of every row: ids (rows, length) and float32 logits (rows, vocabulary) -> (rows,)."""
         scores: torch.Tensor = self._processors(cast(Any, ids), cast(Any, logits))
-        for kept, found in ((self.scores, scores), (self.logits, logits)):
+        for kept, found in ((self._scores, scores), (self._logits, logits)):
             if kept is not None:
                 kept.append(found)
         if self._sample:
             tokens = torch.multinomial(torch.softmax(scores, dim=-1), num_samples=1).squeeze(1)
         else:
             tokens = scores.argmax(-1)
-        if self.running is None:
-            self.running = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-        return torch.where(self.running, tokens, self._pad) if self._fills else tokens
+        return torch.where(self._running, tokens, self._pad) if self._fills else tokens
 
     def ended(self, ids: torch.Tensor) -> list[bool]:
         """Which rows had ended before the last of these tokens; then the criteria are asked."""
-        assert self.running is not None
-        before: list[bool] = (~self.running).tolist()
-        asked: Any = self._criteria(ids, None if self.scores is None else tuple(self.scores))
-        self.running = self.running & ~asked
+        before: list[bool] = (~self._running).tolist()
+        asked: Any = self._criteria(ids, None if self._scores is None else tuple(self._scores))
+        self._running = self._running & ~asked
         return before if self._fills else [False] * len(before)
 
     def goes_on(self) -> list[bool]:
         """Which rows have a next token that is chosen: all until the last has ended, where none is filled up."""
-        assert self.running is not None
-        going: list[bool] = self.running.tolist()
+        going: list[bool] = self._running.tolist()
         return going if self._fills else [any(going)] * len(going)
