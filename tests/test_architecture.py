@@ -23,6 +23,7 @@ ROOMS = (
     "deprecation",
     "tree",
     "files",
+    "forks",
     "kernels",
     "batch",
     "representative",

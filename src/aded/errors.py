@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AdedError",
+    "BusyError",
     "ContextFullError",
     "CorpusFileError",
     "DraftTreeError",
@@ -19,6 +20,10 @@ __all__ = [
 
 class AdedError(Exception):
     """Base of every error ADED raises on purpose."""
+
+
+class BusyError(AdedError):
+    """Another process is writing the same file."""
 
 
 class DraftTreeError(AdedError, ValueError):

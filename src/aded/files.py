@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from aded.errors import AdedError
+from aded.errors import AdedError, BusyError
 
-__all__ = ["FileKind", "cache_folder", "digest", "replace"]
+try:
+    import fcntl
+except ModuleNotFoundError:  # pragma: no cover - Windows, where an open file cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FileKind", "cache_folder", "digest", "locked", "replace", "whole"]
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: $ADED_CACHE, or `aded` in the user's cache folder."""
-    if chosen := os.environ.get("ADED_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aded"
+    """Where what can be made again is kept: $ADED_CACHE, or `aded` in the user's cache folder.
+
+    Raises:
+        OSError: there is neither, because the user has no home folder.
+    """
+    if chosen := os.environ.get("ADED_CACHE") or os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) if os.environ.get("ADED_CACHE") else Path(chosen) / "aded"
+    try:
+        return Path.home() / ".cache" / "aded"
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
 
 
 def digest(data: bytes) -> str:
@@ -31,20 +50,112 @@ def digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def replace(path: Path, *parts: bytes | memoryview) -> None:
-    """Write the parts in order, so that a crash leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def locked(file: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the right to write `file` against other processes; a process that ends, however it does, gives it up.
+
+    Args:
+        doing: what another process would be doing, for the message.
+        wait: wait for the other one.
+
+    Raises:
+        BusyError: another process has it, and `wait` is not set.
+        OSError: the folder cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    name = file.with_name(f".{file.name}.lock")
+    lock = FileLock(name, timeout=-1 if wait else 0)
     try:
-        with os.fdopen(handle, "wb") as file:
-            for part in parts:
-                file.write(part)
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"another process is {doing} {file}; wait until it is done, or choose another file") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            name.unlink()  # who waits for it looks whether it is still there
+        lock.release()
+
+
+def replace(path: Path, *parts: bytes | memoryview, private: bool = False) -> None:
+    """Write the parts in order, so that a crash leaves either the old file or the new one.
+
+    A link is followed, and a file's permissions stay. What killed writers of this file left behind is removed.
+
+    Args:
+        private: a file that was not there is made for its owner's eyes only.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a device or a pipe is no file to put another for
+        with path.open("wb") as stream:
+            stream.writelines(parts)
+        return
+    _remove_stale(path)
+    file, temporary = _open_beside(path, 0o600 if private else 0o666)
+    try:
+        with file:
+            with contextlib.suppress(OSError):  # there is no file yet
+                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if os.name == "posix":  # still locked: nobody takes it for a left-over
+                os.replace(temporary, path)
+        if os.name != "posix":  # pragma: no cover - an open file cannot be renamed there
+            os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+_TEMPORARY = ".aded-tmp"
+_STALE_S = 24 * 3600.0  # age of a left-over where file systems know no locks
+
+
+def _open_beside(path: Path, mode: int) -> tuple[BinaryIO, Path]:
+    """A new file in the same folder, locked for as long as it is open."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0), mode)
+        if _locked(handle) is not False and os.fstat(handle).st_nlink:
+            return os.fdopen(handle, "wb"), temporary
+        os.close(handle)  # it was taken for a left-over before it was locked
+
+
+def _locked(handle: int) -> bool | None:
+    """Lock an open file: False where another has it locked, None where the system has no such locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if isinstance(error, BlockingIOError) else None
+    return True
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove temporary files of this path whose writers are gone: a living one's is locked."""
+    name = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{8}" + re.escape(_TEMPORARY))
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(path.parent):
+            if not name.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError):
+                handle = os.open(entry.path, os.O_RDWR)
+                try:
+                    free = _locked(handle)
+                    if free is None:
+                        free = time.time() - entry.stat().st_mtime > _STALE_S
+                    if free:
+                        os.unlink(entry.path)
+                finally:
+                    os.close(handle)
+
+
+def whole(value: Any, least: int, most: int) -> bool:
+    """Whether what a file says is a whole number from `least` to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 # The format's names of the data types we use, in the order it stores them: the most strictly aligned first.
@@ -86,8 +197,11 @@ def _map(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
     for name in names:
         start, end = (8 + length + offset for offset in header[name]["data_offsets"])
         array = whole[start:end].view(dtypes[header[name]["dtype"]]).reshape(header[name]["shape"])
-        arrays[name] = array.view(np.ndarray)
+        arrays[name] = array.view(np.ndarray) if array.flags.aligned else np.array(array)
     return arrays
+
+
+_HEAD = 1 << 20  # bytes in which a file of ours names its kind: the format's header comes first
 
 
 @dataclass(frozen=True)
@@ -100,6 +214,7 @@ class FileKind:
         word: what messages call it.
         remedy: what a message suggests when a file cannot be used.
         error: raised for every problem with a file.
+        private: a new file is made for its owner's eyes only.
     """
 
     format: str
@@ -107,6 +222,30 @@ class FileKind:
     word: str
     remedy: str
     error: type[AdedError]
+    private: bool = False
+
+    def damaged(self, path: str | Path, what: str) -> AdedError:
+        """What to raise where the contents of a file cannot be."""
+        return self.error(f"the {self.word} {path} is damaged ({what}); {self.remedy}")
+
+    def check_writable(self, path: Path) -> None:
+        """Refuse a place that cannot be written, before the work whose outcome is to be kept there.
+
+        Raises:
+            AdedError: of this kind.
+        """
+        reason: Any = None
+        try:
+            path = Path(os.path.realpath(path))
+            there = next(parent for parent in path.parents if parent.exists())
+            if path.is_dir():
+                reason = "it is a folder"
+            elif not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+                reason = f"nothing can be written in {there}"
+        except (OSError, ValueError) as error:
+            reason = error
+        if reason is not None:
+            raise self.error(f"cannot write the {self.word} {str(path)!r}: {reason}; choose another place")
 
     def write(self, path: Path, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
         """Write arrays and header, whole or not at all."""
@@ -118,17 +257,25 @@ class FileKind:
             "checksum": _checksum(arrays, text),
         }
         try:
-            replace(path, *_safetensors(arrays, metadata))
-        except OSError as error:
-            raise self.error(f"cannot write the {self.word} {path}: {error.strerror}; choose another place") from error
+            replace(path, *_safetensors(arrays, metadata), private=self.private)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise self.error(f"cannot write the {self.word} {path}: {reason}; choose another place") from error
 
     def read(self, path: Path, *, mapped: bool = False) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays and header of a file that `write` made; anything else raises `error`.
 
         With `mapped`, arrays are views of the file, whose pages all processes share; changes stay private.
         """
-        if not path.is_file():
-            raise self.error(f"there is no {self.word} {path}; check the path")
+        try:
+            if not path.is_file():
+                raise self.error(f"there is no {self.word} {path}; check the path")
+            with path.open("rb") as head:
+                ours = self.format.encode() in head.read(_HEAD)
+        except (OSError, ValueError) as error:
+            raise self.error(f"cannot read the {self.word} {path}: {error}; check the path") from error
+        if not ours:
+            raise self.error(f"{path} is not an ADED {self.word}; choose another file")
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -142,8 +289,8 @@ class FileKind:
                 names = list(file.keys())
                 arrays = _map(path, names) if mapped else {name: file.get_tensor(name) for name in names}
                 header = json.loads(metadata["header"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise self.error(f"the {self.word} {path} is damaged ({error}); {self.remedy}") from error
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self.damaged(path, str(error)) from error
         if metadata.get("checksum") != _checksum(arrays, metadata["header"]) or not isinstance(header, dict):
-            raise self.error(f"the {self.word} {path} is damaged (its checksum differs); {self.remedy}")
+            raise self.damaged(path, "its checksum differs")
         return arrays, header

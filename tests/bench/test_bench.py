@@ -167,7 +167,7 @@ def test_an_interrupt_keeps_what_was_measured(command: list[str], tmp_path: Path
 
     monkeypatch.setattr(live, "measure", stopped)
     shown = CliRunner().invoke(app, command)
-    assert shown.exit_code == 0, shown.output
+    assert shown.exit_code == 130, shown.output
     report = json.loads((tmp_path / "out.json").read_text())
     assert [result["prompts"] for result in report["results"]] == [1, 1, 1]
 

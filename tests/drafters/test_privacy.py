@@ -16,6 +16,7 @@ import aded
 from aded import Outcome, create_drafter
 from aded.batch import ChainOutcomes
 from aded.drafters.adaptive import AdaptiveDrafter
+from aded.representative.tenants import tenant_key
 from support.models import build
 
 SECRET = [11, 12, 13, 21, 22, 23, 24, 25, 26, 27, 28]  # "the vault code is" and what it is
@@ -124,3 +125,84 @@ def test_another_call_takes_as_many_steps_whatever_was_asked_before(share: str) 
 def test_a_wrong_word_is_refused() -> None:
     with pytest.raises(ValueError, match="answers, nothing, all"):
         create_drafter("adaptive", share="everything")
+
+
+def test_what_one_tenant_asks_and_is_answered_changes_nothing_of_anothers(tmp_path: Path) -> None:
+    files, drafts = [], []
+    for number, share in enumerate(("answers", "all", "nothing")):
+        drafter = AdaptiveDrafter(memory_mb=1, sequence_mb=0.2, tenant_mb=0.5)
+        asked(drafter.sharing(tenant="a"), [1, 2, 3, 4], [5, 6, 7])
+        asked(drafter.sharing(share, "b"), [*SECRET, number], [*ANSWER, number])
+        drafter.save(path := tmp_path / share)
+        with safe_open(path, "numpy") as file:
+            names = [name for name in list(file.keys()) if tenant_key("a") in name]
+            files.append({name: file.get_tensor(name).tobytes() for name in names})
+        drafts.append([drafted(drafter.sharing(tenant=who), SECRET[:3]) for who in ("a", "c", None)])
+        assert (21 in drafted(drafter.sharing(tenant="b"), SECRET[:3])[0]) == (share == "all")
+        assert (32 in drafted(drafter.sharing(tenant="b"), [31])[0]) == (share != "nothing")
+    assert files[0]
+    assert files[0] == files[1] == files[2]
+    assert drafts[0] == drafts[1] == drafts[2]
+
+
+@pytest.mark.parametrize("way", ["options of the call", "what is said around it", "options of accelerate"])
+def test_tenants_and_what_is_shared_are_said_call_by_call(way: str) -> None:
+    model, taken = build("llama"), []
+    options: dict[str, Any] = {"do_sample": False, "pad_token_id": 0, "max_draft_tokens": 8}
+    asks = torch.tensor([[9, 4, *SECRET[:3]]])
+
+    def call(ids: torch.Tensor, share: Any, tenant: str | None, **more: Any) -> Any:
+        if way == "options of accelerate":
+            undo = aded.accelerate(model, drafter=drafter, share=share, tenant=tenant)
+            try:
+                return model.generate(ids, **options, **more)
+            finally:
+                undo()
+        given: dict[str, Any] = {"custom_generate": aded.generate, "drafter": drafter}
+        if way == "options of the call":
+            return model.generate(ids, **options, **given, share=share, tenant=tenant, **more)
+        with aded.sharing(share, tenant):
+            return model.generate(ids, **options, **given, **more)
+
+    plain = model.generate(asks, do_sample=False, pad_token_id=0, max_new_tokens=30)
+    for tenant, share, before in (("a", None, 0), ("a", "all", 1), ("a", None, 1), ("b", None, 1)):
+        drafter, stats = create_drafter("adaptive", tenant_mb=1), aded.Stats()
+        for _ in range(before):  # this prompt and its answer
+            call(asks, share, "a", max_new_tokens=30)
+        answer = call(asks, None, tenant, max_new_tokens=30, stats=stats)
+        assert answer.tolist() == plain.tolist()
+        assert 0 < stats.accepted < stats.drafted
+        taken.append(stats.steps)
+    afresh, after_all, after_answers, another = taken
+    assert after_all < afresh
+    assert after_answers < afresh
+    assert another == afresh
+
+
+def test_a_drafter_that_cannot_be_told_what_to_share_says_so() -> None:
+    model = build("llama")
+    options: dict[str, Any] = {"custom_generate": aded.generate, "max_new_tokens": 4, "pad_token_id": 0}
+    with pytest.raises(aded.SettingsError, match="use the drafter adaptive"):
+        model.generate(torch.tensor([[3, 8]]), **options, drafter="paper", tenant="a")
+    for drafter in ("prompt-lookup", "none"):  # these share nothing anyway
+        model.generate(torch.tensor([[3, 8]]), **options, drafter=drafter, share="nothing", tenant="a")
+    with pytest.raises(aded.SettingsError, match="answers, nothing, all"):
+        model.generate(torch.tensor([[3, 8]]), **options, share="some")
+
+
+def test_a_sequence_without_scores_moves_only_its_own_weights() -> None:
+    drafter = AdaptiveDrafter(memory_mb=1, sequence_mb=0.2)
+    weights = (drafter.weights.shares, drafter.weights.seen)
+    before = [array.copy() for array in weights]
+    session = drafter.start(SECRET)
+    for token in (*ANSWER, *ANSWER):
+        session.observe(Outcome([token]))
+    assert all(np.array_equal(a, b) for a, b in zip(before, weights, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:share_prompts:DeprecationWarning")
+def test_the_old_option_still_says_what_is_shared() -> None:
+    assert create_drafter("adaptive", share_prompts=True).share == "all"
+    assert create_drafter("adaptive", share_prompts=False).share == "answers"
+    with pytest.raises(aded.SettingsError):
+        create_drafter("adaptive", share_prompts=True, share="nothing")

@@ -116,7 +116,7 @@ def test_a_missing_or_foreign_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(StateFileError, match="there is no state file"):
         small().load(tmp_path / "none")
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(StateFileError, match="damaged"):
+    with pytest.raises(StateFileError, match="not an ADED state file"):
         small().load(tmp_path / "text")
 
 

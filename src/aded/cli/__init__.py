@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
+from typing import Any
 
 from aded.errors import AdedError
 
-try:
-    import typer
-
-    from aded.cli import answer, bench, corpus, trace
-    from aded.cli.options import Commands
-except ModuleNotFoundError:  # pragma: no cover - only without the extra
-    sys.exit('the aded command needs its extra: pip install "aded[cli]"')
-
 __all__ = ["app", "main"]
 
-app = typer.Typer(
-    cls=Commands,
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Decode language models faster, with exactly the same output.",
-)
-app.command()(answer.generate)
-app.command()(answer.chat)
-app.command()(bench.bench)
-app.command()(bench.calibrate)
-app.add_typer(trace.app, name="trace")
-app.add_typer(corpus.app, name="corpus")
+_SIGTERM_EXIT = 128 + 15
 
 
 def main() -> None:
-    """Run the command; a foreseen failure is one line on standard error and exit code 2."""
+    """Run the command; a foreseen failure is one line on standard error and exit code 2.
+
+    Ctrl-C ends it with 130 and SIGTERM with 143, after what was learned is saved; a closed pipe ends it with 1.
+    """
     try:
+        with contextlib.suppress(ValueError):  # not in the main thread: then signals are somebody else's
+            signal.signal(signal.SIGTERM, _end)
+        # Imports take seconds: a signal or a missing package meanwhile is one line, too.
+        from aded.cli.commands import app
+
         app()
-    except (AdedError, ModuleNotFoundError) as error:
-        print(f"aded: {error}", file=sys.stderr)
-        sys.exit(2)
+    except KeyboardInterrupt:
+        _leave("stopped", 130)
+    except AdedError as error:
+        _leave(str(error), 2)
+    except ModuleNotFoundError as error:
+        missing = f'the aded command needs {error.name}: pip install "aded[cli]"'
+        _leave(missing if error.name in ("typer", "rich", "torch", "transformers") else str(error), 2)
+    except MemoryError as error:
+        _leave(f"there is not enough memory ({error}); ask for less", 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print goes nowhere
+        sys.exit(1)
+    except OSError as error:
+        _leave(str(error), 2)
+
+
+def _end(number: int, frame: Any) -> None:
+    sys.exit(_SIGTERM_EXIT)
+
+
+def _leave(why: str, code: int) -> None:
+    print(f"aded: {why}", file=sys.stderr)
+    sys.exit(code)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        from aded.cli.commands import app
+
+        return app
+    raise AttributeError(f"module 'aded.cli' has no attribute {name!r}")

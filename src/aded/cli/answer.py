@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from aded.cli import options
 from aded.cli.options import open_runner
+from aded.errors import AdedError
 
 
 def generate(
@@ -29,14 +29,16 @@ def generate(
     threads: options.Threads = None,
     state: options.State = None,
     corpus: options.CorpusFile = None,
+    share: options.Share = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also decode plainly; show speedup and identity.")] = False,
     as_json: options.AsJson = False,
     show_drafts: options.ShowDrafts = False,
 ) -> None:
     """Answer one prompt."""
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
-    runner = open_runner(engine, model, drafter, max_draft_tokens, compile, dtype, threads, state, corpus, notes)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = options.text_of(options.read_stdin() if prompt == "-" else prompt, "the prompt")
+    given = (engine, model, drafter, max_draft_tokens, compile, dtype, threads, state, corpus, share)
+    runner = open_runner(*given, notes)
     ids = runner.loaded.prompt_ids([{"role": "user", "content": text}])
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     runner.warm_up(ids, max_new_tokens)
@@ -44,9 +46,8 @@ def generate(
     if compare:
         plain = runner.plain(ids, **settings, on_text=None if as_json else _printer(console, "without ADED"))
     title = "with ADED" if compare else ""
-    answer = runner.answer(ids, **settings, on_text=None if as_json else _printer(console, title))
-    if state is not None:
-        runner.save(state)
+    with runner.saving(state):
+        answer = runner.answer(ids, **settings, on_text=None if as_json else _printer(console, title))
     comparison = {} if plain is None else runner.compare(ids, plain, answer, **settings)
     result = answer.summary() | comparison
     if as_json:
@@ -74,25 +75,31 @@ def chat(
     threads: options.Threads = None,
     state: options.State = None,
     corpus: options.CorpusFile = None,
+    share: options.Share = None,
     show_drafts: options.ShowDrafts = False,
 ) -> None:
     """Talk to a model; what it learns is kept between turns and, with --state, between runs. End with Ctrl-D."""
     console = Console(highlight=False)
-    runner = open_runner(engine, model, drafter, max_draft_tokens, compile, dtype, threads, state, corpus, console)
+    given = (engine, model, drafter, max_draft_tokens, compile, dtype, threads, state, corpus, share)
+    runner = open_runner(*given, console)
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     messages: list[dict[str, str]] = []
     while True:
         try:
-            text = console.input("[bold]> [/bold]").strip()
-        except (EOFError, KeyboardInterrupt):
+            said = console.input("[bold]> [/bold]").strip()
+        except EOFError:
             console.print()
             return
-        if not text:
+        except UnicodeDecodeError as error:
+            raise AdedError(f"what was said is not valid UTF-8 ({error}); convert it") from error
+        if not said:
             continue
-        messages.append({"role": "user", "content": text})
+        messages.append({"role": "user", "content": options.text_of(said, "what was said")})
         ids = runner.loaded.prompt_ids(messages)
         try:
-            answer = runner.answer(ids, **settings, seed=seed + len(messages) // 2, on_text=_printer(console, ""))
+            with runner.saving(state):
+                turn = seed + len(messages) // 2
+                answer = runner.answer(ids, **settings, seed=turn, on_text=_printer(console, ""))
         except KeyboardInterrupt:
             messages.pop()
             console.print("[dim]\nstopped[/dim]")
@@ -101,8 +108,6 @@ def chat(
         if show_drafts:
             console.print(answer.coloured())
         _summary(console, answer.summary())
-        if state is not None:
-            runner.save(state)
 
 
 def _printer(console: Console, title: str) -> Callable[[str], None]:

@@ -31,7 +31,7 @@ def bench(
     limit: options.Limit = None,
     per_category: options.PerCategory = None,
     skip: options.Skip = 0,
-    repeats: Annotated[int, typer.Option(min=1, help="Times each prompt is answered by each contender.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, max=10**6, help="Times each contender answers each prompt.")] = 3,
     max_new_tokens: options.NewTokens = 256,
     temperature: options.Temperature = 0.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once; above 1, first turns only.")] = 1,
@@ -81,6 +81,7 @@ def bench(
     settings |= {"context": context, "compile": compile, "corpus": None if corpus is None else str(corpus)}
     report: dict[str, Any] = {"environment": environment(loaded), "settings": settings}
     runs: list[Run] = []
+    stopped = False
 
     def save() -> None:
         sizes = {entrant.name: entrant.state_mb for entrant in entrants}
@@ -99,6 +100,7 @@ def bench(
             with progress_bar("replay") as progress:
                 report["mat_by_nodes"] = mat_by_nodes(loaded, entrants, chosen, progress=progress, **replayed)
     except KeyboardInterrupt:
+        stopped = True
         notes.print("[dim]stopped; what follows was measured until then[/dim]")
     if not runs:
         raise AdedError("stopped before the first prompt was answered by all; nothing was measured")
@@ -108,6 +110,8 @@ def bench(
     terminal.show(report, console)
     if plot:
         terminal.plot(report, console)
+    if stopped:
+        raise typer.Exit(130)
     ours = {entrant.name for entrant in entrants if not entrant.native}
     if any(result["differences"] for result in report["results"] if result["drafter"] in ours):
         raise typer.Exit(1)

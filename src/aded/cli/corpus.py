@@ -15,7 +15,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from aded.cli import options
 from aded.cli.progress import progress_bar
 from aded.errors import CorpusFileError
+from aded.files import locked, whole
 from aded.representative import Corpus, Representative
+from aded.representative.storage import CORPUS
 
 app = typer.Typer(no_args_is_help=True, help="Make, join and inspect what drafters know beforehand.")
 
@@ -23,11 +25,14 @@ app = typer.Typer(no_args_is_help=True, help="Make, join and inspect what drafte
 _ORDERS = (1, 2, 3, 5)
 
 Out = Annotated[Path, typer.Option(help="File to write.")]
-Memory = Annotated[float, typer.Option(min=1, help="MiB of the table, and of the file.")]
+Memory = Annotated[
+    float, typer.Option(min=1, max=options.MOST_MB, callback=options.finite, help="MiB of the table, and of the file.")
+]
 
 
 @app.command()
 def build(
+    context: typer.Context,
     out: Out,
     text: Annotated[list[Path] | None, typer.Option(help="A text file or a folder of them; may be repeated.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompts whose answers, by the model, are learned.")] = None,
@@ -38,12 +43,12 @@ def build(
     ] = False,
     model: options.Model = None,
     memory_mb: Memory = 256.0,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that tokenise.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, max=256, help="Processes that tokenise.")] = 2,
     limit: options.Limit = None,
     per_category: options.PerCategory = None,
     skip: options.Skip = 0,
     max_new_tokens: options.NewTokens = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts decoded together.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Prompts decoded together.")] = 16,
 ) -> None:
     """Learn texts, the model's own answers, or both. Stopped, it goes on next time."""
     from aded.corpus.model import learn_trace, learn_vocabulary
@@ -52,17 +57,22 @@ def build(
     if not (text or prompts or dataset or vocabulary) or (text and dataset):
         raise CorpusFileError("give --text, --prompts, --vocabulary or several; --dataset takes the place of --text")
     files = text_files(text) if text else []
+    CORPUS.check_writable(out)
     notes = Console(stderr=True, highlight=False)
     loaded: Any = options.load_model("transformers", model, notes=notes)
+    context.with_resource(locked(out, "building"))
     sources = {"text": [str(file) for file in files], "dataset": dataset, "memory_mb": memory_mb}
     identity = {"vocab_size": loaded.vocab_size, "fingerprint": loaded.fingerprint}
     table = Representative(memory_mb=memory_mb, orders=_ORDERS, forgetting=0.0, **identity)
     partial, done = out.with_name(out.name + ".partial"), 0
     if partial.is_file():
         begun = Corpus.open(partial)
-        if begun.about.get("sources") != sources:
+        theirs = {"sources": begun.about.get("sources"), **begun.identity(), "blocks": begun.about.get("blocks")}
+        if theirs["sources"] != sources:
             raise CorpusFileError(f"{partial} holds an unfinished corpus of other texts; finish that, or delete it")
-        table, done = begun.thaw(), int(begun.about["blocks"])
+        if {name: theirs[name] for name in identity} != identity or not whole(theirs["blocks"], 0, 2**62):
+            raise CorpusFileError(f"{partial} holds an unfinished corpus of another model; finish that, or delete it")
+        table, done = begun.thaw(), theirs["blocks"]
         notes.print(f"[dim]going on after {done} blocks[/dim]")
     made: dict[str, Any] = {"model": loaded.name, "sources": sources}
     if files or dataset:
@@ -120,6 +130,7 @@ def merge(
     memory_mb: Memory = 256.0,
 ) -> None:
     """Join corpora, weighing what they say of a context by how often each saw it."""
+    CORPUS.check_writable(out)
     opened = [Corpus.open(path) for path in corpora]
     first = opened[0]
     alike: dict[str, Any] = {**first.identity(), "orders": first.orders, "successors": first.about["successors"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,26 +15,51 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from aded.engines.base.drafter_files import bind_drafter, create_drafter
 from aded.engines.base.loaded import LoadedModel
-from aded.engines.base.options import bind_drafter, create_drafter
 from aded.engines.base.runner import Runner
 from aded.errors import AdedError
 
 ENGINES = ("transformers", "llamacpp")
 _DTYPE = "bfloat16"  # of transformers' models, unless another is asked for
 
+# Far more than is ever useful, and no more than every library below us takes.
+_MOST_TOKENS = 10**9
+_MOST_NODES = 1 << 16
+_MOST_SEED = 2**32 - 1
+MOST_MB = 1e7  # MiB
+
+
+def finite(value: float | None) -> float | None:
+    """What a number has to be; click takes nan and inf for numbers in any range."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number to use.")
+    return value
+
+
+def _temperature(value: float) -> float:
+    if 0 < value < 1e-5 or value > 1e5:
+        raise typer.BadParameter(f"{value} is neither 0 nor between 0.00001 and 100000.")
+    return float(finite(value) or 0.0)
+
+
 Engine = Annotated[str, typer.Option(help="transformers, or llamacpp for GGUF files.")]
 Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
 DrafterName = Annotated[str, typer.Option("--drafter", help="Who drafts: adaptive, paper, prompt-lookup, ...")]
 MaxDraftTokens = Annotated[str, typer.Option(help="Most draft tokens verified a step, or auto: as many as pay here.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile our steps: slow at first, faster from then on.")]
-NewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Most tokens to generate.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 decodes greedily; above, samples.")]
-TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this total.")]
-Seed = Annotated[int, typer.Option(help="Seed of sampling.")]
+NewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, max=_MOST_TOKENS, help="Most tokens to generate.")]
+Temperature = Annotated[float, typer.Option(min=0.0, callback=_temperature, help="0 decodes greedily; above, samples.")]
+TopP = Annotated[
+    float, typer.Option(min=0.0, max=1.0, callback=finite, help="Sample from the likeliest tokens of this total.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=_MOST_SEED, help="Seed of sampling.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="transformers: float32, bfloat16 (default) or float16.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads. Default: the engine's.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads. Default: the engine's.")]
 State = Annotated[Path | None, typer.Option(help="Keep what is learned in this file between runs.")]
+Share = Annotated[
+    str | None, typer.Option(help="What other turns and --state get: answers (default), nothing, or all, prompts too.")
+]
 CorpusFile = Annotated[Path | None, typer.Option("--corpus", help="A corpus to draft from besides what is learned.")]
 ShowDrafts = Annotated[bool, typer.Option("--show-drafts", help="Colour the tokens that came from drafts.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")]
@@ -53,6 +79,13 @@ class Commands(TyperGroup):
                 given[i] = word.replace("--nodes", "--max-draft-tokens", 1)
         return super().main(given, *others, **more)
 
+    def invoke(self, context: Any) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:  # its exit code, 130, is typer's
+            print("aded: stopped", file=sys.stderr)
+            raise
+
 
 def plain_table() -> Table:
     """The look of the commands' tables."""
@@ -63,9 +96,43 @@ def most_of(text: str) -> Any:
     """ "auto" or a number of draft tokens."""
     if text == "auto":
         return "auto"
-    if text.isdigit():
+    if _is_number(text):
         return int(text)
-    raise AdedError(f'--max-draft-tokens takes a whole number or "auto", not {text!r}')
+    raise AdedError(f'--max-draft-tokens takes a whole number up to {_MOST_NODES} or "auto", not {text!r}')
+
+
+def text_of(given: str, what: str) -> str:
+    """A text that was given, as it can be tokenised.
+
+    Raises:
+        AdedError: it is empty, or not UTF-8.
+    """
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise AdedError(f"{what} is not valid UTF-8; convert it") from error
+    if not given.strip():
+        raise AdedError(f"{what} is empty; give a text")
+    return given
+
+
+def read_stdin() -> str:
+    """All of standard input.
+
+    Raises:
+        AdedError: it is not UTF-8, or there is none.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AdedError(f"standard input is not valid UTF-8 ({error}); convert it") from error
+    except AttributeError as error:
+        raise AdedError("there is no standard input to read the prompt from; give the prompt itself") from error
+
+
+def _is_number(text: str) -> bool:
+    # Other digits than these are digits to Python, too.
+    return text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _MOST_NODES
 
 
 def words_of(text: str, option: str) -> list[str]:
@@ -79,8 +146,8 @@ def words_of(text: str, option: str) -> list[str]:
 def numbers_of(text: str, option: str) -> list[int]:
     """The whole numbers of a comma-separated list."""
     words = words_of(text, option)
-    if not all(word.isdigit() for word in words):
-        raise AdedError(f"{option} takes whole numbers separated by commas, not {text!r}")
+    if not all(map(_is_number, words)):
+        raise AdedError(f"{option} takes whole numbers up to {_MOST_NODES} separated by commas, not {text!r}")
     return [int(word) for word in words]
 
 
@@ -94,6 +161,7 @@ def open_runner(
     threads: int | None,
     state: Path | None,
     corpus: Path | None,
+    share: str | None,
     notes: Console,
 ) -> Runner:
     """The engine's runner, with its model loaded; the arguments are the options as they were typed.
@@ -102,7 +170,9 @@ def open_runner(
         AdedError: there is no such engine, it is not installed, or it does not take an option.
     """
     most = most_of(max_draft_tokens)
-    made = create_drafter(drafter, state=state, corpus=corpus)  # a wrong name is known before the work begins
+    made = create_drafter(
+        drafter, state=state, corpus=corpus, share=share
+    )  # a wrong name is known before the work begins
     loaded = load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
     bind_drafter(made, loaded.vocab_size, loaded.fingerprint, state)
     runner: Runner = _module(engine, "runner").EngineRunner(loaded, made, most, compile)

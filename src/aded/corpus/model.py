@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache
 
-from aded.drafters.adaptive import CHOICE_WEIGHT, PROMPT_PROBABILITY
+from aded.drafters.learning import CHOICE_WEIGHT, PROMPT_PROBABILITY
 from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.linear import fast_linear
 from aded.engines.transformers.loading import Loaded

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import get_context, parent_process
@@ -103,6 +105,7 @@ def _begin(description: str) -> None:
     global _tokenizer
     from tokenizers import Tokenizer
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent tells these
     Thread(target=_end_with_parent, daemon=True).start()
     _tokenizer = Tokenizer.from_str(description)
 
@@ -117,6 +120,20 @@ def _end_with_parent() -> None:
 
 def _tokens(text: str) -> NDArray[np.int32]:
     return np.asarray(_tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Within it, and in processes begun within it until they say otherwise, Ctrl-C does nothing."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def learn_blocks(
@@ -146,18 +163,23 @@ def learn_blocks(
         raise CorpusFileError("this model's tokenizer has no fast version, which building from text needs")
     size = tokens = 0
     saved = time.monotonic()
+    learned, whole = done, True  # blocks in the table, and that the last of them is all there
     with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (backend.to_str(),)) as pool:
         try:
             # Two blocks a process are under way; the rest of the text stays on disk.
             for block, ids in _tokenised(pool, (block for block in blocks if block.position > done), 2 * processes):
+                whole = False
                 table.learn_text(ids)
+                learned, whole = block.position, True
                 size, tokens = size + block.size, tokens + len(ids)
                 progress(size, tokens)
                 if time.monotonic() - saved > _CHECKPOINT_S:
-                    Corpus.write(table, partial, {**about, "blocks": block.position})
+                    Corpus.write(table, partial, {**about, "blocks": learned})
                     saved = time.monotonic()
         except BaseException:
             pool.shutdown(cancel_futures=True)
+            if whole and learned > done:
+                Corpus.write(table, partial, {**about, "blocks": learned})
             raise
     return size, tokens
 
@@ -168,7 +190,8 @@ def _tokenised(
     """Blocks in order with their tokens; at most so many wait."""
     waiting: deque[tuple[Block, Future[NDArray[np.int32]]]] = deque()
     for block in blocks:
-        waiting.append((block, pool.submit(_tokens, block.text)))
+        with _no_interrupts():  # the first starts the processes, which inherit this
+            waiting.append((block, pool.submit(_tokens, block.text)))
         if len(waiting) > most:
             first, future = waiting.popleft()
             yield first, future.result()

@@ -4,118 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aded.batch import ChainOutcomes, Drafts, Limits, Outcomes, StepOutcomes, Trees
+from aded.deprecation import renamed_option
 from aded.drafters.base import Session, register
-from aded.kernels.jit import jit, jit_nogil
+from aded.drafters.learning import (
+    ANSWER_PROBABILITY,
+    CHOICE_WEIGHT,
+    PROMPT_PROBABILITY,
+    build_targets,
+    hide_prompt,
+    learn_batch,
+    learn_rows,
+)
+from aded.drafters.sharing import Share, check_share
 from aded.representative import Corpus, Interpolation, InterpolationWeights, Representative, context_windows
 from aded.representative.interpolation import em_update
-from aded.representative.lookup import Table, learn, table_of_slot
+from aded.representative.lookup import Table, learn
+from aded.representative.tenants import Tenants, load_tables, save_tables
 from aded.search import ChainTables, best_first, likeliest_chains, mcts
-from aded.search.best_first import fill_context
 from aded.tree import DraftTree, Outcome
-
-# What others get of a sequence; see `AdaptiveDrafter`.
-Share = Literal["answers", "nothing", "all"]
 
 _SEARCHES: dict[str, Callable[..., DraftTree]] = {"best_first": best_first, "mcts": mcts}
 
 # Observations it takes to believe a context half, by its length: where the interpolation starts before it knows better.
 _PRIOR_STRENGTH = {0: 1.0, 1: 0.6, 2: 1.0, 3: 1.0, 5: 1.0, 8: 0.5}
-# A prompt is text the target did not write: its tokens count as ones the target would give this much of its mass. From
-# the replay below, tokens a step are alike from 0.5 to 0.6, and long copies are drafted further at 0.6.
-PROMPT_PROBABILITY = 0.6
-# A token that the target said, learned without what it thought likely besides: what is left goes to shorter contexts.
-# From a replay of the trace that ships with the tests (105 answers of SmolLM2-135M-Instruct), 64 nodes, state kept:
-# 3.55 tokens a step at 1, 3.94 at 0.5, 3.96 at 0.35, 3.94 at 0.25.
-ANSWER_PROBABILITY = 0.35
-# Of what is learned at a position, how much is the token chosen there.
-CHOICE_WEIGHT = 0.5
 # Slowest rate of forgetting in a sequence's own table. One sequence is more of a piece than all of them: what it says
 # weighs longer than in the shared table.
 _OWN_FORGETTING = 0.02
-
-
-@jit
-def _build_targets(tail, tokens, parents, path, ids, probs, emitted, choice_weight, contexts, chosen, targets):
-    """Fill the context (n + 1, c) of every scored row, the token chosen there (-1 off the path), what to learn.
-
-    On the path that is the distribution with `choice_weight` of its mass moved to the choice: under greedy decoding the
-    next visit to a context most often chooses the same again, which the distribution alone underrates.
-    """
-    for row in range(len(tokens) + 1):
-        fill_context(contexts[row], tail, tokens, parents, row - 1)
-    chosen[:] = -1
-    targets[:] = probs
-    row = 0
-    for i in range(len(emitted)):
-        if ids[row, 0] < 0:
-            return
-        token = emitted[i]
-        chosen[row] = token
-        place = ids.shape[1] - 1
-        for j in range(ids.shape[1]):
-            targets[row, j] *= np.float32(1.0) - choice_weight
-            if ids[row, j] == token:
-                place = j
-        if ids[row, place] != token:  # a token sampled from the tail replaces the least likely of the head
-            ids[row, place] = token
-            targets[row, place] = 0.0
-        targets[row, place] += choice_weight
-        if i >= len(path):
-            return
-        row = path[i] + 1
-
-
-@jit
-def _learn_rows(layers, orders, shares, seen, steps, learned, mine, forgetting, contexts, chosen, ids, targets, clock):
-    """Move the interpolation's weights, then each learned table, toward what was seen after each context."""
-    em_update(layers, orders, shares, seen, contexts, chosen, steps[0], steps[1])
-    for n in range(len(learned)):
-        learn(learned[n], mine, contexts, ids, targets, clock, forgetting[n])
-
-
-@jit
-def _hide_prompt(contexts, said):
-    """Cut each context, int32 (n, c), where the prompt begins: before the last `said`, said + 1, ... tokens."""
-    for i in range(len(contexts)):
-        for j in range(contexts.shape[1] - said - i):
-            contexts[i, j] = -1
-
-
-# Learning holds no interpreter lock: a server runs its model meanwhile. Who calls it sees to it that nobody reads.
-@jit_nogil
-def _learn_batch(
-    pool, shared, orders, shares, seen, steps, mine, forgetting, slots, recent, emitted, clock, said, is_shared
-):
-    """Learn the last `emitted` tokens of each sequence into its own table and, if shared, the first shared one.
-
-    said: int64 (n,): tokens before those that are no prompt's; as many as a context holds where prompts are shared.
-    """
-    width = orders[-1]
-    for r in range(len(slots)):
-        n = emitted[r]
-        contexts = np.empty((n, width), np.int32)
-        tokens = recent[r, recent.shape[1] - n :].copy()
-        for i in range(n):
-            end = recent.shape[1] - n + i
-            contexts[i] = recent[r, end - width : end]
-        own = table_of_slot(pool, slots[r])
-        ids, sure = tokens.reshape(n, 1), np.ones((n, 1), np.float32)
-        layers, learned = (own, *shared), (own,)
-        known = tokens if is_shared else np.full(n, -1, np.int32)
-        _learn_rows(layers, orders, shares, seen, steps, learned, mine, forgetting, contexts, known, ids, sure, clock)
-        if is_shared:
-            _hide_prompt(contexts, said[r])
-            learn(shared[0], mine, contexts, ids, sure, clock, forgetting[1])
 
 
 def initial_weights(shared: Sequence[Representative | Corpus], *, own: bool) -> InterpolationWeights:
@@ -141,9 +65,13 @@ class AdaptiveDrafter:
         share: what other sequences, and a file of what was learned, get of a sequence. "answers": the tokens that the
             target said, and nothing of what it was asked; "nothing"; or "all": prompts too, and what the target thought
             likely besides what it said. A sequence's own table, which goes with it, learns everything.
+        tenant_mb: memory of each tenant's table, see `sharing`.
+        tenants_mb: memory of all of these together: the tenant that was not heard of for longest is forgotten for a new
+            one.
         corpus: read after what was learned: a corpus, or the path of one. It is shared between processes and does not
             count as memory of this drafter.
         weights: how far tables are believed at first, and how that is learned; by default counts decide at first.
+        share_prompts: the old form of `share`: True is "all", False "answers".
     """
 
     def __init__(
@@ -159,9 +87,13 @@ class AdaptiveDrafter:
         top_k: int = 8,
         choice_weight: float = CHOICE_WEIGHT,
         share: Share = "answers",
+        tenant_mb: float = 8.0,
+        tenants_mb: float = 128.0,
         corpus: Corpus | str | Path | None = None,
         weights: InterpolationWeights | None = None,
+        share_prompts: bool | None = None,
     ) -> None:
+        share = renamed_option("share_prompts", _share_of(share_prompts), "share", share, "answers")
         if search not in _SEARCHES:
             raise ValueError(f"search must be one of {', '.join(_SEARCHES)}, not {search!r}")
         self.representative = representative or Representative(memory_mb=memory_mb, successors=successors)
@@ -169,9 +101,7 @@ class AdaptiveDrafter:
             self.representative.clear()
         self.sequence_mb = sequence_mb
         self.sequence_successors = sequence_successors or self.representative.successors
-        if share not in get_args(Share):
-            raise ValueError(f"share must be one of {', '.join(get_args(Share))}, not {share!r}")
-        self.top_k, self.choice_weight, self.share = top_k, choice_weight, share
+        self.top_k, self.choice_weight, self.share = top_k, choice_weight, check_share(share or "")
         self.search = _SEARCHES[search]
         self.corpus = Corpus.open(corpus) if isinstance(corpus, str | Path) else corpus
         self.shared: list[Representative | Corpus] = [self.representative]
@@ -179,16 +109,44 @@ class AdaptiveDrafter:
             self.corpus.check(self.representative)
             self.shared.append(self.corpus)
         self.weights = weights or initial_weights(self.shared, own=sequence_mb > 0)
+        if not 0 < tenant_mb <= tenants_mb:
+            raise ValueError(f"tenant_mb must be positive and at most tenants_mb, not {tenant_mb} of {tenants_mb}")
+        tenants = (tenant_mb, int(tenants_mb / tenant_mb))
+        self._tenants: Tenants[AdaptiveDrafter] = Tenants(self.representative, *tenants)
+
+    def sharing(self, share: Share | None = None, tenant: str | None = None) -> AdaptiveDrafter:
+        """This drafter as one call is to use it.
+
+        Args:
+            share: what others get of the call's sequences; None: as the drafter was made.
+            tenant: on whose behalf it is: a tenant has a table of its own, read and learned into in place of the common
+                one. What one tenant asks and is answered changes no draft of another's.
+        """
+        drafter = self if tenant is None else self._tenants.of(tenant, self._of_tenant)
+        if share is None or share == drafter.share:
+            return drafter
+        other = copy(drafter)
+        other.share = check_share(share)
+        return other
+
+    def _of_tenant(self, table: Representative) -> AdaptiveDrafter:
+        """One with this table in place of the common one."""
+        drafter = copy(self)
+        drafter.representative, drafter.shared = table, [table, *self.shared[1:]]
+        drafter.weights = initial_weights(drafter.shared, own=self.sequence_mb > 0)
+        drafter._tenants = Tenants(table, 1.0, 1)  # a tenant has none
+        return drafter
 
     @property
     def nbytes(self) -> int:
-        """Bytes of learned state: what is shared and one sequence's own."""
-        return self.representative.nbytes + int(self.sequence_mb * 2**20)
+        """Bytes of learned state: what is shared, with all or within tenants, and one sequence's own."""
+        tenants = sum(table.nbytes for table in self._tenants.tables.values())
+        return self.representative.nbytes + tenants + int(self.sequence_mb * 2**20)
 
     @property
     def clock(self) -> int:
-        """Times it learned; grows whenever it does."""
-        return self.representative.clock
+        """Times it learned, from tenants too; grows whenever it does."""
+        return self.representative.clock + self._tenants.clock
 
     @property
     def context_length(self) -> int:
@@ -215,17 +173,23 @@ class AdaptiveDrafter:
         Raises:
             CorpusFileError: the corpus is of another vocabulary or tokenizer.
         """
-        self.representative.vocab_size, self.representative.fingerprint = vocab_size, fingerprint
+        for table in [self.representative, *self._tenants.tables.values()]:
+            table.vocab_size, table.fingerprint = vocab_size, fingerprint
         if self.corpus is not None:
             self.corpus.check(self.representative)
 
     def save(self, path: str | Path) -> None:
-        """Save what was learned; see `Representative.save`."""
-        self.representative.save(path)
+        """Save what was learned, that of all tenants in the same file; see `Representative.save`."""
+        save_tables(path, self.representative, self._tenants.tables)
 
     def load(self, path: str | Path) -> None:
-        """Load what was learned; see `Representative.load`."""
-        self.representative.load(path)
+        """Load what was learned, that of tenants too; see `Representative.load`."""
+        tables = load_tables(path, self.representative, self._tenants.new, self._tenants.most)
+        self._tenants.put(tables, self._of_tenant)
+
+
+def _share_of(prompts: bool | None) -> Share | None:
+    return None if prompts is None else "all" if prompts else "answers"
 
 
 class _AdaptiveSlots:
@@ -298,14 +262,15 @@ class _AdaptiveSlots:
                 self._learn_rows(slot, contexts, chosen, chosen[:, None], np.ones((len(chosen), 1), np.float32))
                 self._said[slot] += len(emitted)
             elif len(emitted):
-                self._learn_batch(np.array([slot]), recent[None], np.array([len(emitted)]))
+                one = (np.array([slot]), recent[None], np.array([len(emitted)]))
+                self._learn_batch(*one, self._weights[slot], ANSWER_PROBABILITY)
             return
         tree, ids = outcome.tree, outcome.top_ids.copy()
         contexts = np.empty((len(ids), self._width), np.int32)
         chosen, targets = np.empty(len(ids), np.int32), np.empty(ids.shape, np.float32)
         path, weight = np.asarray(outcome.path, np.int64), np.float32(self._drafter.choice_weight)
         scored = (self._recent[slot], tree.tokens, tree.parents, path, ids, outcome.top_probs, emitted, weight)
-        _build_targets(*scored, contexts, chosen, targets)
+        build_targets(*scored, contexts, chosen, targets)
         self._append(slot, emitted)
         self._learn_rows(slot, contexts, chosen, ids, targets)
         self._said[slot] += len(emitted)
@@ -317,7 +282,7 @@ class _AdaptiveSlots:
         with self._learning() as clock:
             if self._drafter.share == "all":
                 rows = (contexts, chosen, ids, targets, clock)
-                _learn_rows(*interpolation, (*own, table.arrays), self._orders, self._forgetting, *rows)
+                learn_rows(*interpolation, (*own, table.arrays), self._orders, self._forgetting, *rows)
                 return
             em_update(*interpolation[:-1], contexts, chosen, *weights.steps)
             if own:
@@ -325,17 +290,25 @@ class _AdaptiveSlots:
             if self._drafter.share == "answers":
                 on_path = chosen >= 0
                 contexts, said = contexts[on_path], chosen[on_path][:, None]
-                _hide_prompt(contexts, int(self._said[slot]))
+                hide_prompt(contexts, int(self._said[slot]))
                 probs = np.full(said.shape, ANSWER_PROBABILITY, np.float32)
                 learn(table.arrays, self._orders, contexts, said, probs, clock, self._forgetting[-1])
 
-    def _learn_batch(self, slots: NDArray[np.int64], recent: NDArray[np.int32], emitted: NDArray[np.int64]) -> None:
-        weights, share = self._drafter.weights, self._drafter.share
+    def _learn_batch(
+        self,
+        slots: NDArray[np.int64],
+        recent: NDArray[np.int32],
+        emitted: NDArray[np.int64],
+        weights: InterpolationWeights | None = None,
+        sure: float = 1.0,
+    ) -> None:
+        """Learn tokens that came without scores; all sequences together move `weights`, by default the drafter's."""
+        weights, share = weights or self._drafter.weights, self._drafter.share
         interpolation = (self._shared, self._all_orders, weights.shares, weights.seen, weights.steps)
         said = np.full(len(slots), self._width) if share == "all" else self._said[slots]
         with self._learning() as clock:
-            rows = (slots, recent, emitted, clock, said, share != "nothing")
-            _learn_batch(self._pool, *interpolation, self._orders, self._forgetting, *rows)
+            rows = (slots, recent, emitted, clock, said, share != "nothing", np.float32(sure))
+            learn_batch(self._pool, *interpolation, self._orders, self._forgetting, *rows)
         self._said[slots] += emitted
 
     @contextmanager

@@ -15,6 +15,10 @@ class NoDrafter:
     top_k = 0
     drafts = False
 
+    def sharing(self, share: str | None = None, tenant: str | None = None) -> NoDrafter:
+        """It shares nothing anyway."""
+        return self
+
     def start(self, prompt: Sequence[int]) -> NoDrafter:
         return self
 

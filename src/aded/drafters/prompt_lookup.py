@@ -24,6 +24,10 @@ class PromptLookupDrafter:
     def __init__(self, *, max_ngram: int = 3, max_chain: int = 10) -> None:
         self.max_ngram, self.max_chain = max_ngram, max_chain
 
+    def sharing(self, share: str | None = None, tenant: str | None = None) -> PromptLookupDrafter:
+        """It shares nothing anyway."""
+        return self
+
     def start(self, prompt: Sequence[int]) -> _Session:
         return _Session(self, prompt)
 

@@ -15,18 +15,18 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import llvmlite
 import numba
 
 from aded.files import cache_folder
+from aded.forks import ForkLock
 
 # The parts of the package whose files may hold compiled functions, or constants that these read.
 COMPILED = ("kernels", "representative", "search", "budget", "drafters", "engines/vllm")
 
-_CONFIG = Lock()
+_CONFIG = ForkLock()
 
 
 @cache

@@ -37,12 +37,11 @@ class Corpus:
             CorpusFileError: it is missing, damaged, or something else.
         """
         arrays, about = storage.CORPUS.read(Path(path), mapped=True)
-        table = storage.checked_table(storage.CORPUS, arrays, about.get("successors"), path)
-        slots = len(table.keys)
-        orders = tuple(about.get("orders", ()))
-        if not slots or slots % WAYS or list(orders) != sorted(set(orders)) or not orders:
-            raise CorpusFileError(f"the corpus {path} is damaged (its table); build it again")
-        return cls(table, orders, about)
+        storage.check_header(storage.CORPUS, about, path)
+        table = storage.checked_table(storage.CORPUS, arrays, about, path)
+        if not len(table.keys) or len(table.keys) % WAYS:
+            raise storage.CORPUS.damaged(path, "the length of its table")
+        return cls(table, tuple(about["orders"]), about)
 
     @staticmethod
     def write(table: Representative, path: str | Path, about: dict[str, Any]) -> None:

@@ -6,19 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.errors import StateFileError
 from aded.files import digest
+from aded.forks import ForkLock
 from aded.representative import lookup, storage
 from aded.representative.lookup import Table
 
 if TYPE_CHECKING:
     from aded.representative.corpus import Corpus
+
+
+_LAST_CLOCK = 2**32 - 1  # stamps are uint32
 
 
 @dataclass(eq=False)
@@ -57,13 +59,7 @@ class Representative:
             raise ValueError(f"orders must be ascending, from 0 on, got {self.orders}")
         self.arrays = Table.empty(self.memory_mb, self.successors)
         self._orders = np.asarray(self.orders, np.int64)
-        self._lock = RLock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=RLock())
+        self._lock = ForkLock()
 
     @property
     def context_length(self) -> int:
@@ -84,6 +80,9 @@ class Representative:
     def learning(self) -> Iterator[np.uint32]:
         """Hold the table for an update from outside, stamped with the clock's next reading."""
         with self._lock:
+            if self.clock >= _LAST_CLOCK:  # all stamps keep their order, at half their value
+                np.right_shift(self.arrays.stamps, 1, out=self.arrays.stamps)
+                self.clock //= 2
             self.clock += 1
             yield np.uint32(self.clock)
 
@@ -133,14 +132,22 @@ class Representative:
         """What must agree between two states for their tokens and contexts to mean the same."""
         return {"vocab_size": self.vocab_size, "fingerprint": self.fingerprint, "orders": list(self.orders)}
 
-    def save(self, path: str | Path) -> None:
-        """Write the state to one safetensors file, whole or not at all."""
+    def saved(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and header of a state file that holds this table."""
         with self._lock:
             used = np.flatnonzero(self.arrays.keys)
             arrays = {name: np.ascontiguousarray(array[used]) for name, array in self.arrays._asdict().items()}
             header = {**self.identity(), "successors": self.successors, "clock": self.clock}
             header["prompts"] = self.holds_prompts
-        storage.STATE.write(Path(path), arrays, header)
+        return arrays, header
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to one safetensors file, whole or not at all.
+
+        Raises:
+            StateFileError: it cannot be written.
+        """
+        storage.STATE.write(Path(path), *self.saved())
 
     def load(self, path: str | Path) -> None:
         """Replace what this table knows by a saved state; on an error it is left as it was.
@@ -148,18 +155,18 @@ class Representative:
         Raises:
             StateFileError: the file is missing, damaged, or belongs to another vocabulary, tokenizer or version.
         """
-        arrays, header = storage.STATE.read(Path(path))
+        self.restore(*storage.STATE.read(Path(path)), path)
+
+    def restore(self, arrays: dict[str, NDArray[Any]], header: dict[str, Any], path: str | Path) -> None:
+        """Replace what this table knows by what `saved` gave, read from a file."""
+        storage.check_header(storage.STATE, header, path)
         storage.check_identity(self.identity(), header, f"the state file {path}")
-        table = storage.checked_table(storage.STATE, arrays, header.get("successors"), path)
-        if self.vocab_size and table.successors.size and int(table.successors.max()) >= self.vocab_size:
-            raise StateFileError(
-                f"the state file {path} holds tokens outside the vocabulary; delete it to start afresh"
-            )
+        table = storage.checked_table(storage.STATE, arrays, header, path, vocab_size=self.vocab_size)
         with self._lock:
             self.clear()
             lookup.merge(self.arrays, table)
-            self.clock = int(header.get("clock", 0))
-            self.holds_prompts = bool(header.get("prompts", True))  # older files do not say
+            self.clock = header["clock"]
+            self.holds_prompts = header.get("prompts", True)  # older files do not say
 
 
 def context_windows(tokens: NDArray[np.int32], length: int, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

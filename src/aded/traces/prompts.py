@@ -45,8 +45,8 @@ def read_prompts(
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
         raise PromptFileError(f"cannot read the prompts {path}: {error}; give a text or JSON lines file") from error
     prompts: list[Prompt] = []
     seen: Counter[str] = Counter()
@@ -68,7 +68,8 @@ def _parse(line: str, number: int, path: Path) -> Prompt:
         return Prompt(str(number), path.stem, (line.strip(),))
     try:
         entry: dict[str, Any] = json.loads(line)
-    except ValueError as error:
+        json.dumps(entry, ensure_ascii=False).encode()  # halves of characters are no text
+    except (ValueError, RecursionError) as error:
         raise PromptFileError(f"line {number} of {path} is not JSON: {error}; correct or remove it") from error
     turns = entry.get("turns", [entry.get("prompt")])
     texts = isinstance(turns, list) and turns and all(isinstance(turn, str) and turn for turn in turns)

@@ -12,9 +12,9 @@ import numpy as np
 
 from aded.engines.base.loaded import LoadedModel
 from aded.errors import PromptFileError, TraceFileError
-from aded.files import digest
+from aded.files import digest, locked, replace
 from aded.traces.prompts import Prompt
-from aded.traces.trace import Trace, TracedSequence
+from aded.traces.trace import TRACE, Trace, TracedSequence
 
 
 def record(
@@ -36,14 +36,31 @@ def record(
 
     Raises:
         TraceFileError: `out` cannot be written, or holds the unfinished recording of something else.
+        BusyError: another process records to `out`.
     """
     out = Path(out)
     if out.is_dir() or not out.suffix:
         out = out / "trace.safetensors"
-    decoding: dict[str, Any] = {"max_new_tokens": max_new_tokens, "top_k": top_k, "temperature": temperature}
+    TRACE.check_writable(out)
+    with locked(out, "recording to"):
+        settings = {"max_new_tokens": max_new_tokens, "top_k": top_k, "temperature": temperature}
+        return _record(loaded, prompts, out, settings, batch_size, seed, progress)
+
+
+def _record(
+    loaded: LoadedModel,
+    prompts: list[Prompt],
+    out: Path,
+    decoding: dict[str, Any],
+    batch_size: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Trace:
     about = {**_about(loaded), "dtype": loaded.facts()["dtype"], **decoding, "seed": seed}
     texts = digest(json.dumps([(prompt.name, prompt.turns) for prompt in prompts]).encode())
-    parts = _open_parts(out, {**about, "batch_size": batch_size, "prompts": texts})
+    settings = {**about, "batch_size": batch_size, "prompts": texts}
+    parts = _open_parts(out, settings)
+    of = {**about, "recording": digest(json.dumps(settings).encode())}
     total = sum(len(prompt.turns) for prompt in prompts)
     answers: dict[tuple[int, int], TracedSequence] = {}
     for turn in range(max(len(prompt.turns) for prompt in prompts)):
@@ -56,20 +73,20 @@ def record(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             part = parts / f"{turn}-{start}.safetensors"
-            if part.is_file():
-                made = Trace.load(part).sequences
-            else:
+            made = _kept(part, of)
+            if made is None:
                 found = loaded.recorded([work[i] for i in chosen], seed=seed + 7919 * turn + start, **decoding)
                 made = [
                     _traced(prompts[i], turn, work[i], answer.tokens, answer.top_ids, answer.top_probs)
                     for i, answer in zip(chosen, found, strict=True)
                 ]
-                Trace(made, about).save(part)
+                Trace(made, of).save(part)
             answers.update({(index, turn): sequence for index, sequence in zip(chosen, made, strict=True)})
             progress(len(answers), total)
     trace = Trace([answers[key] for key in sorted(answers)], about)
     trace.save(out)
-    shutil.rmtree(parts)
+    (parts / _NOTE).unlink(missing_ok=True)  # first: what is left of a clean-up that was stopped is nobody's recording
+    shutil.rmtree(parts, ignore_errors=True)
     return trace
 
 
@@ -98,21 +115,37 @@ def _traced(prompt: Prompt, turn: int, ids: list[int], output: Any, *tops: Any) 
     return TracedSequence(prompt.turn_name(turn), prompt.category, *tokens, *tops)
 
 
+_NOTE = "settings.json"
+
+
 def _open_parts(out: Path, settings: dict[str, Any]) -> Path:
     """The folder of finished batches; one of other settings is refused rather than mixed in."""
     parts = out.with_name(out.name + ".parts")
-    note = parts / "settings.json"
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        if not note.is_file():
-            note.write_text(json.dumps(settings))
-        elif json.loads(note.read_text()) != settings:
-            raise TraceFileError(
-                f"{parts} holds an unfinished recording with other settings; finish it with those, or delete it"
-            )
+        try:
+            same = json.loads((parts / _NOTE).read_text()) == settings
+        except FileNotFoundError:
+            replace(parts / _NOTE, json.dumps(settings).encode())
+            same = True
+    except (ValueError, RecursionError) as error:
+        raise TraceFileError(f"{parts / _NOTE} is damaged; delete the folder {parts} to record anew") from error
     except OSError as error:
         raise TraceFileError(f"cannot write to {parts}: {error.strerror}; choose another place") from error
+    if not same:
+        raise TraceFileError(
+            f"{parts} holds an unfinished recording with other settings; finish it with those, or delete it"
+        )
     return parts
+
+
+def _kept(part: Path, of: dict[str, Any]) -> list[TracedSequence] | None:
+    """A batch of this very recording that was finished before; None if it is to be decoded."""
+    try:
+        trace = Trace.load(part)
+    except TraceFileError:
+        return None
+    return trace.sequences if trace.about == of else None
 
 
 def _conversation(loaded: LoadedModel, prompt: Prompt, answers: list[TracedSequence]) -> list[int]:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.errors import TraceFileError
-from aded.files import FileKind
+from aded.files import FileKind, whole
 
 TRACE = FileKind("aded-trace", 1, "trace", "record it again", TraceFileError)
+_MOST_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,20 +82,50 @@ class Trace:
         """
         arrays, header = TRACE.read(Path(path))
         try:
-            prompts = _split(arrays["prompts"], arrays["prompt_lengths"])
-            outputs = _split(arrays["outputs"], arrays["output_lengths"])
-            ids: Sequence[Any] = [None] * len(outputs)
-            probs: Sequence[Any] = ids
-            if "top_ids" in arrays:
-                ids = _split(arrays["top_ids"], arrays["output_lengths"])
-                probs = _split(arrays["top_probs"], arrays["output_lengths"], np.float32)
-            rows = zip(header["names"], header["categories"], prompts, outputs, ids, probs, strict=True)
-            return cls([TracedSequence(*row) for row in rows], header["about"])
-        except (KeyError, ValueError) as error:
-            raise TraceFileError(f"the trace {path} is damaged ({error}); record it again") from error
+            return cls(_sequences(arrays, header), header["about"])
+        except (KeyError, ValueError, TypeError) as error:
+            raise TRACE.damaged(path, str(error)) from error
+
+
+def _sequences(arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> list[TracedSequence]:
+    """What a file holds.
+
+    Raises:
+        KeyError, ValueError: it is no trace.
+    """
+    about, names, categories = header["about"], header["names"], header["categories"]
+    if not isinstance(about, dict) or not all(
+        isinstance(words, list) and all(isinstance(word, str) for word in words) for words in (names, categories)
+    ):
+        raise ValueError("its header")
+    size = about.get("vocab_size") or 0
+    if not whole(size, 0, _MOST_ID):
+        raise ValueError("vocab_size in its header")
+    lengths, ids = arrays["output_lengths"], {"prompts", "outputs", "top_ids"} & set(arrays)
+    for name in ids:
+        if arrays[name].ndim != 1 + (name == "top_ids"):
+            raise ValueError(f"the shape of {name}")
+        if arrays[name].dtype.kind != "u" or arrays[name].max(initial=0) > (size or _MOST_ID) - 1:
+            raise ValueError("tokens outside the vocabulary")
+    prompts = _split(arrays["prompts"], arrays["prompt_lengths"])
+    outputs = _split(arrays["outputs"], lengths)
+    top_ids: Sequence[Any] = [None] * len(outputs)
+    top_probs: Sequence[Any] = top_ids
+    if "top_ids" in arrays:
+        probs = arrays["top_probs"]
+        if probs.shape != arrays["top_ids"].shape:
+            raise ValueError("the shape of its likeliest tokens")
+        if probs.size and not (probs.min() >= 0 and probs.max() <= 1):
+            raise ValueError("probabilities that are none")
+        top_ids, top_probs = _split(arrays["top_ids"], lengths), _split(probs, lengths, np.float32)
+    rows = zip(names, categories, prompts, outputs, top_ids, top_probs, strict=True)
+    return [TracedSequence(*row) for row in rows]
 
 
 def _split(array: NDArray[Any], lengths: NDArray[np.int64], dtype: type = np.int32) -> list[NDArray[Any]]:
-    if int(lengths.sum()) != len(array):
+    if lengths.dtype != np.int64 or lengths.ndim != 1 or lengths.min(initial=0) < 0:
+        raise ValueError("lengths that are none")
+    ends = np.cumsum(lengths)
+    if lengths.max(initial=0) > len(array) or (int(ends[-1]) if len(ends) else 0) != len(array):
         raise ValueError("lengths do not add up")
-    return np.split(array.astype(dtype), np.cumsum(lengths)[:-1]) if len(lengths) else []
+    return np.split(array.astype(dtype), ends[:-1]) if len(lengths) else []

@@ -33,7 +33,7 @@ def kept_curve(
     known = _CURVES.setdefault(model, {})
     if key in known and not renew:
         return known[key]
-    file = cache_folder() / "costs" / f"{digest(key.encode())}.json" if on_disk else None
+    file = _file(key) if on_disk else None
     curve = None if renew or file is None else _read(file, key)
     if curve is None:
         curve = measure()
@@ -45,12 +45,20 @@ def kept_curve(
     return curve
 
 
+def _file(key: str) -> Path | None:
+    """Where a curve is kept; None where the user has no home folder."""
+    try:
+        return cache_folder() / "costs" / f"{digest(key.encode())}.json"
+    except OSError:
+        return None
+
+
 def _read(file: Path, key: str) -> CostCurve | None:
     """The curve kept in `file`; None if there is none that can be used, which costs a measurement and nothing more."""
     try:
         kept = json.loads(file.read_text())
         return CostCurve.from_json(kept) if (kept["format"], kept["of"]) == (_FORMAT, key) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError):
         return None
 
 

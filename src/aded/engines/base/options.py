@@ -1,16 +1,14 @@
-"""What a user may say to every engine: who drafts, how much is verified at most, and files of learned state."""
+"""What a user may say to every engine: who drafts, and how much is verified at most."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 from aded import drafters
 from aded.budget import AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget, MeasuredCost
-from aded.drafters.base import Drafter, Saved
-from aded.errors import CorpusFileError, StateFileError
+from aded.drafters.base import Drafter
 
 MaxDraftTokens = int | Literal["auto"]
 
@@ -59,31 +57,3 @@ def budget_for(
     if isinstance(max_draft_tokens, bool) or not isinstance(max_draft_tokens, int) or max_draft_tokens < 0:
         raise ValueError(f'max_draft_tokens must be "auto" or a whole number from 0 on, not {max_draft_tokens!r}')
     return FixedBudget(max_draft_tokens)
-
-
-def create_drafter(name: str, *, state: Path | None, corpus: Path | None) -> Drafter:
-    """A drafter by name for the command line, before its model is loaded.
-
-    Raises:
-        UnknownDrafterError: nobody is called that.
-        CorpusFileError, StateFileError: it takes no such file, or the corpus is damaged.
-    """
-    if corpus is not None and not drafters.takes(name, "corpus"):
-        raise CorpusFileError(f"the drafter {name} reads no corpus; leave out --corpus, or use adaptive")
-    made = drafters.create(name, **({} if corpus is None else {"corpus": corpus}))
-    if state is not None and not isinstance(made, Saved):
-        raise StateFileError(f"the drafter {name} keeps no state; leave out --state, or use --drafter adaptive")
-    return made
-
-
-def bind_drafter(drafter: Drafter, vocab_size: int, fingerprint: str, state: Path | None) -> None:
-    """Tell it whose tokens it drafts, and read `state` if that file exists.
-
-    Raises:
-        CorpusFileError, StateFileError: a file is damaged or of another vocabulary.
-    """
-    if not isinstance(drafter, Saved):
-        return
-    drafter.bind(vocab_size, fingerprint)
-    if state is not None and state.exists():
-        drafter.load(state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +76,15 @@ class Runner:
     max_draft_tokens: MaxDraftTokens
     compile: bool = False
 
-    def save(self, state: Path) -> None:
-        """Save what was learned, if the drafter keeps any of it."""
-        if isinstance(self.drafter, Saved):
-            self.drafter.save(state)
+    @contextmanager
+    def saving(self, state: Path | None) -> Iterator[None]:
+        """Save what was learned within it, however it ends."""
+        known = self.drafter.clock if isinstance(self.drafter, Saved) else None
+        try:
+            yield
+        finally:
+            if state is not None and isinstance(self.drafter, Saved) and self.drafter.clock != known:
+                self.drafter.save(state)
 
     def scratch(self) -> Drafter:
         """A drafter to warm up with: what it learns is lost, where that can be had."""

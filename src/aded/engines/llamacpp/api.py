@@ -24,6 +24,7 @@ from aded.budget import CostCurve, FixedBudget
 from aded.decoding import decode
 from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
+from aded.drafters.sharing import Share, for_call
 from aded.engines.base.options import MaxDraftTokens, budget_for
 from aded.engines.llamacpp.cost import cost_curve, set_threads, threads_by_length
 from aded.engines.llamacpp.engine import PATHS, LlamaEngine, clear
@@ -58,6 +59,8 @@ def accelerate(
     max_draft_tokens: MaxDraftTokens = "auto",
     trees: bool | None = None,
     stats: Stats | None = None,
+    share: Share | None = None,
+    tenant: str | None = None,
     nodes: MaxDraftTokens | None = None,
 ) -> Callable[[], None]:
     """Make `llama.generate`, and with it completions, chat and streaming, decode through ADED; returns what undoes it.
@@ -75,6 +78,7 @@ def accelerate(
             cache, and sums over it round otherwise. None: chains where no bit of any score then differs from decoding
             one token at a time (flash attention on a processor, see `Stats.exact`), else trees.
         stats: what decoding took is added to it.
+        share, tenant: what others get of its calls, and on whose behalf they are; `aded.sharing` says it of some.
         nodes: the old name of `max_draft_tokens`.
 
     Raises:
@@ -93,6 +97,7 @@ def accelerate(
             raise UnsupportedError(reason)
     restore(llama)
     shared = drafters.create(drafter) if isinstance(drafter, str) else drafter
+    for_call(shared, share, tenant)  # what cannot be is refused at once
     trees = not chains_are_exact(llama) if trees is None else trees
     if trees:
         widen(llama)
@@ -101,7 +106,7 @@ def accelerate(
     def generate(*args: Any, **kwargs: Any) -> Iterator[int]:
         given = plain.bind(*args, **kwargs)
         given.apply_defaults()
-        return _generate(llama, shared, most, trees, stats, **given.arguments)
+        return _generate(llama, for_call(shared, share, tenant), most, trees, stats, **given.arguments)
 
     vars(llama)["generate"] = generate
     reference = weakref.ref(llama)

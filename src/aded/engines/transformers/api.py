@@ -19,6 +19,7 @@ from aded.budget.cost import CostCurve
 from aded.decoding import decode
 from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
+from aded.drafters.sharing import Share, for_call
 from aded.engines.base.options import MaxDraftTokens, budget_for, kept_drafter
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.callers import NO_STREAMER, callers, encoded_text
@@ -48,7 +49,7 @@ def prepare(model: Any, *, compile: bool = False, renew: bool = False) -> CostCu
 
 
 # Of a call; `generate` must not refuse them.
-_SETTINGS = {"drafter", "max_draft_tokens", "compile", "stats", "on_unsupported"}
+_SETTINGS = {"drafter", "max_draft_tokens", "compile", "stats", "on_unsupported", "share", "tenant"}
 
 
 @torch.no_grad()
@@ -112,6 +113,8 @@ def generate(
     compile: bool = False,
     stats: Stats | None = None,
     on_unsupported: Literal["raise", "fallback"] = "raise",
+    share: Share | None = None,
+    tenant: str | None = None,
     nodes: MaxDraftTokens | None = None,
     **model_kwargs: Any,
 ) -> Any:
@@ -128,6 +131,7 @@ def generate(
             configuration's `compile_config` says how, if it has one. For one sequence.
         stats: filled with what decoding took.
         on_unsupported: "raise" an UnsupportedError, or "fallback" to plain decoding with a warning.
+        share, tenant: what others get of this call, and on whose behalf it is; see `aded.sharing`.
         nodes: the old name of `max_draft_tokens`.
 
     The other arguments are what `generate` hands to its decoding methods. Returns what `generate` returns.
@@ -145,6 +149,7 @@ def generate(
     processors = LogitsProcessorList() if logits_processor is None else logits_processor
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
+    drafting = for_call(kept_drafter(model, drafter), share, tenant)
     held: int | None = None  # entries of the cache before the prompt was taken in
     try:
         refuse(model, input_ids, generation_config, synced_gpus, compile, model_kwargs)
@@ -158,7 +163,7 @@ def generate(
             if stats is not None:
                 stats.exact = engine.exact
             held = kv.length(model_kwargs[CACHE]) or 0
-            return _decode(engine, kept_drafter(model, drafter), max_draft_tokens, stats, streamer)
+            return _decode(engine, drafting, max_draft_tokens, stats, streamer)
     except UnsupportedError as error:
         if on_unsupported == "raise":
             raise
@@ -184,6 +189,8 @@ def accelerate(
     max_draft_tokens: MaxDraftTokens = "auto",
     compile: bool = False,
     on_unsupported: Literal["raise", "fallback"] = "raise",
+    share: Share | None = None,
+    tenant: str | None = None,
     nodes: MaxDraftTokens | None = None,
 ) -> Callable[[], None]:
     """Make plain `model.generate(...)` decode through ADED; returns a function that undoes it.
@@ -202,7 +209,7 @@ def accelerate(
     restore(model)
     plain = type(model)
     options: dict[str, Any] = {"drafter": drafter, "max_draft_tokens": most, "compile": compile}
-    options |= {"on_unsupported": on_unsupported, "streamer": NO_STREAMER}
+    options |= {"on_unsupported": on_unsupported, "streamer": NO_STREAMER, "share": share, "tenant": tenant}
 
     def method(self: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         return generate(self, input_ids, **options | kwargs)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from aded.budget.cost import CostCurve
 from aded.engines.base.loaded import EMBEDDED, RecordedAnswer, Recorder, embedded_file
 from aded.engines.transformers.api import generate
+from aded.engines.transformers.converting import converted, kept, quiet, reason
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.forward import CompiledRunner
 from aded.errors import ModelLoadError
-from aded.files import cache_folder, digest
 from aded.representative import vocabulary_fingerprint
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -139,16 +133,22 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
     name = EMBEDDED if model is None else model
     source = embedded_file() if model is None else Path(model)
     if source.suffix == ".gguf":
-        source = _converted(source, name, report)
+        source = converted(source, name, report)
     elif source.exists() and not (source / "config.json").is_file():
         raise ModelLoadError(f"{model} is neither a model folder (with config.json) nor a GGUF file; check the path")
     try:
-        with _quiet():
+        with quiet():
             loaded = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
             tokenizer = AutoTokenizer.from_pretrained(str(source))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        if source.is_dir() and kept(source):
+            raise ModelLoadError(
+                f"the converted model in {source} is damaged ({reason(error)}); delete that folder: it is made anew"
+            ) from error
+        if not isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
+            raise
         raise ModelLoadError(
-            f"cannot load the model {name}: {_reason(error)} "
+            f"cannot load the model {name}: {reason(error)} "
             "Give a folder, a GGUF file, or a hub id this machine can reach."
         ) from error
     return Loaded(name, loaded.eval(), tokenizer)
@@ -156,62 +156,4 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
 
 def embedded_folder(report: Callable[[str], None] = lambda text: None) -> Path:
     """The embedded model as safetensors, for engines that read nothing else; made on first use."""
-    return _converted(embedded_file(), EMBEDDED, report)
-
-
-def _converted(file: Path, name: str, report: Callable[[str], None]) -> Path:
-    """The safetensors folder made from a GGUF file, making it on first use."""
-    if not file.is_file():
-        raise ModelLoadError(f"there is no GGUF file {file}; check the path")
-    # Each environment has a copy of the embedded file, one content; others can be too large to read for their name.
-    stamp = file.stat()
-    key = digest(file.read_bytes()) if name == EMBEDDED else digest(f"{stamp.st_size}, {stamp.st_mtime_ns}".encode())
-    target = cache_folder() / "models" / f"{file.stem}-{key}"
-    if (target / "config.json").is_file():
-        return target
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelLoadError('reading a GGUF file needs the package gguf: pip install "aded[cli]"')
-    report(f"Converting {name} to safetensors, once (about half a minute)")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
-    try:
-        with _quiet(progress=True):
-            where: dict[str, Any] = {"gguf_file": file.name}
-            model: Any = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **where)
-            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **where)
-            # What was read is plain float32 weights; only its labels still say it is quantized, and refuse saving.
-            model.hf_quantizer = None
-            for label in ("quantization_method", "is_quantized"):
-                vars(model).pop(label, None)
-            vars(model.config).pop("quantization_config", None)
-            model.save_pretrained(scratch)
-            tokenizer.save_pretrained(scratch)
-        scratch.rename(target)
-    except Exception as error:
-        raise ModelLoadError(f"cannot read {file} as a GGUF language model: {_reason(error)}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's message, or its kind."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-@contextmanager
-def _quiet(*, progress: bool = False) -> Any:
-    """Silence the libraries' advice and reports of retries; with `progress`, keep progress bars (on a terminal)."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hub_verbosity = hub_logging.get_verbosity()
-    logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
-    if not (progress and sys.stderr.isatty()):
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    return converted(embedded_file(), EMBEDDED, report)

@@ -8,12 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from aded.forks import ForkLock
+
 
 class RefCountedPatch:
     """One kind of change to models, counted by user in any number of threads: the last one undoes it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._users: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
     @contextmanager

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.drafters.base import Saved
-from aded.engines.base.options import bind_drafter
+from aded.engines.base.drafter_files import bind_drafter
 from aded.engines.vllm.engine import StepDrafter, server_drafter
 from aded.engines.vllm.settings import Settings
 from aded.errors import AdedError, SettingsError, UnsupportedError
 from aded.representative import vocabulary_fingerprint
+from aded.representative.storage import STATE
 
 SUPPORTED = "0.32"
 
@@ -54,12 +55,15 @@ class AdedProposer:
         self._step: StepDrafter | None = None
         if not _first_rank():
             return
-        sizes = {"memory_mb": settings.memory_mb, "sequence_mb": settings.sequence_mb}
-        drafter = server_drafter(settings.drafter, corpus=settings.corpus or None, **sizes)
+        sizes: dict[str, Any] = {"memory_mb": settings.memory_mb, "sequence_mb": settings.sequence_mb}
+        said: dict[str, Any] = {"share": settings.share, "corpus": settings.corpus or None}
+        drafter = server_drafter(settings.drafter, **said, **sizes)
         state = Path(settings.state) if settings.state else None
         if state is not None and not isinstance(drafter, Saved):
             raise SettingsError(f"the drafter {settings.drafter} keeps no state; leave out state, or use adaptive")
         bind_drafter(drafter, vocabulary, _fingerprint(model), state)
+        if state is not None:
+            STATE.check_writable(state)
         self._state, self._drafter = state, cast(Saved, drafter)  # it is one where there is a state
         self._step = StepDrafter(
             drafter,

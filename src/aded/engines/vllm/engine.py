@@ -23,7 +23,9 @@ _SUCCESSORS = 8  # to keep of a context in the shared table: from kept tokens al
 _OWN_SUCCESSORS = 4  # in a request's own: few tokens follow a context there, and narrow tables hold more contexts
 
 
-def server_drafter(name: str, *, memory_mb: float = 64.0, sequence_mb: float = 2.0, corpus: Any = None) -> Drafter:
+def server_drafter(
+    name: str, *, memory_mb: float = 64.0, sequence_mb: float = 2.0, share: str = "answers", corpus: Any = None
+) -> Drafter:
     """A drafter by name as it serves hundreds of requests: prompts stay with their own, and tables are narrow.
 
     Raises:
@@ -32,7 +34,7 @@ def server_drafter(name: str, *, memory_mb: float = 64.0, sequence_mb: float = 2
     """
     if corpus is not None and not drafters.takes(name, "corpus"):
         raise CorpusFileError(f"the drafter {name} reads no corpus; leave it out, or use adaptive")
-    wanted = {"memory_mb": memory_mb, "successors": _SUCCESSORS, "reserve": True, "share": "answers"}
+    wanted = {"memory_mb": memory_mb, "successors": _SUCCESSORS, "reserve": True, "share": share}
     wanted |= {"sequence_mb": sequence_mb, "sequence_successors": _OWN_SUCCESSORS, "corpus": corpus}
     return drafters.create(name, **{option: value for option, value in wanted.items() if drafters.takes(name, option)})
 

@@ -22,6 +22,7 @@ class Settings:
         drafter: the name of who drafts.
         memory_mb: MiB of the table that all requests share.
         sequence_mb: MiB of each request's own table, for as many requests as vLLM runs at once.
+        share: what other requests, and the state file, get of one: "answers" or "nothing".
         min_probability: no draft goes on where its path is less likely than this, whatever it costs. Its old name is
             `least`.
     """
@@ -32,6 +33,7 @@ class Settings:
     drafter: str = "adaptive"
     memory_mb: float = 64.0
     sequence_mb: float = 2.0
+    share: str = "answers"
     min_probability: float = 0.05
 
     @classmethod
@@ -62,6 +64,8 @@ class Settings:
         for name in ("save_every_s", "memory_mb", "sequence_mb"):
             if not getattr(settings, name) > 0:
                 raise SettingsError(f"{name} must be positive, not {getattr(settings, name)}")
+        if settings.share not in ("answers", "nothing"):
+            raise SettingsError(f'share must be "answers" or "nothing", not {settings.share!r}')
         if not 0 < settings.min_probability < 1:
             raise SettingsError(f"min_probability must lie between 0 and 1, not {settings.min_probability}")
         return settings
