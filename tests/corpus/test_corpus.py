@@ -118,23 +118,22 @@ def test_a_trace_is_learned_with_and_without_distributions() -> None:
     assert entries[0] > entries[1]  # distributions name more successors than the one chosen
 
 
-def test_a_stopped_build_goes_on_and_is_the_same(tokenizer, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("every", [0.0, 1e9])  # kept at each block, or only when it is stopped
+def test_a_stopped_build_goes_on_and_is_the_same(tokenizer, tmp_path: Path, monkeypatch, every: float) -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, 200)) for _ in range(8)]
     blocks = [Block(text, number, len(text)) for number, text in enumerate(texts, 1)]
     options: dict[str, Any] = {"processes": 1, "about": {}}
     whole = table()
     learn_blocks(whole, blocks, tokenizer, partial=tmp_path / "unused", **options)
-    monkeypatch.setattr(corpus_text, "_CHECKPOINT_S", 0.0)
-
-    class Stop(Exception): ...
+    monkeypatch.setattr(corpus_text, "_CHECKPOINT_S", every)
 
     def stop(size: int, tokens: int) -> None:
         if tokens >= 800:
-            raise Stop
+            raise KeyboardInterrupt
 
     partial = tmp_path / "p.partial"
-    with pytest.raises(Stop):
+    with pytest.raises(KeyboardInterrupt):
         learn_blocks(table(), blocks, tokenizer, partial=partial, progress=stop, **options)
     begun = Corpus.open(partial)
     done = begun.about["blocks"]

@@ -12,7 +12,7 @@ from aded.errors import AdedError
 
 __all__ = ["app", "main"]
 
-_SIGTERM_EXIT = 128 + 15
+_SIGINT_EXIT, _SIGTERM_EXIT = 128 + 2, 128 + 15
 
 
 def main() -> None:
@@ -26,9 +26,16 @@ def main() -> None:
         # Imports take seconds: a signal or a missing package meanwhile is one line, too.
         from aded.cli.commands import app
 
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # a closed pipe is known now, and not when the interpreter ends
     except KeyboardInterrupt:
-        _leave("stopped", 130)
+        _leave("stopped", _SIGINT_EXIT)
+    except SystemExit as end:
+        if end.code == _SIGINT_EXIT:  # that is how typer ends by Ctrl-C
+            print("aded: stopped", file=sys.stderr)
+        raise
     except AdedError as error:
         _leave(str(error), 2)
     except ModuleNotFoundError as error:

@@ -79,13 +79,6 @@ class Commands(TyperGroup):
                 given[i] = word.replace("--nodes", "--max-draft-tokens", 1)
         return super().main(given, *others, **more)
 
-    def invoke(self, context: Any) -> Any:
-        try:
-            return super().invoke(context)
-        except KeyboardInterrupt:  # its exit code, 130, is typer's
-            print("aded: stopped", file=sys.stderr)
-            raise
-
 
 def plain_table() -> Table:
     """The look of the commands' tables."""

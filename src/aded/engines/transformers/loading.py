@@ -141,12 +141,13 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
             loaded = AutoModelForCausalLM.from_pretrained(str(source), dtype=getattr(torch, dtype))
             tokenizer = AutoTokenizer.from_pretrained(str(source))
     except Exception as error:
+        # The tokenizer's parser raises nothing more special than this.
+        if type(error) is not Exception and not isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
+            raise
         if source.is_dir() and kept(source):
             raise ModelLoadError(
                 f"the converted model in {source} is damaged ({reason(error)}); delete that folder: it is made anew"
             ) from error
-        if not isinstance(error, (OSError, ValueError, KeyError, SafetensorError)):
-            raise
         raise ModelLoadError(
             f"cannot load the model {name}: {reason(error)} "
             "Give a folder, a GGUF file, or a hub id this machine can reach."
