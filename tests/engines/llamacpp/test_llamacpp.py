@@ -395,7 +395,7 @@ def test_the_command_line_runs_on_llama_cpp(tmp_path: Path) -> None:
 
     few = ["--prompts", str(prompts), "--max-new-tokens", "8"]
     names = "adaptive,llama-prompt-lookup-2,none"
-    run("bench", *few, *common, "--drafters", names, "--repeats", "1", "--json", str(report))
+    run("bench", *few, "--limit", "1", *common, "--drafters", names, "--repeats", "1", "--json", str(report))
     found = {result["drafter"]: result for result in json.loads(report.read_text())["results"]}
     assert set(found) == {"plain", *names.split(",")}
     assert all(result["differences"] == 0 for name, result in found.items() if "llama" not in name)
