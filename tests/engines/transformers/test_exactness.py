@@ -422,7 +422,7 @@ def test_the_embedded_model_gives_generates_own_bits(smollm2: Any) -> None:
 @needs_bf16_dot
 def test_where_bits_are_promised_a_certificate_says_so_and_no_difference_is_a_tie(smollm2: Any) -> None:
     ids = smollm2.prompt_ids([{"role": "user", "content": "Count from one to ten."}])
-    runner = EngineRunner(smollm2, drafters.create("adaptive"), 8)
+    runner = EngineRunner(smollm2, drafters.create("adaptive"), "auto")
     settings = {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0, "mask": None}
     plain, ours = runner.plain(ids, **settings), runner.answer(ids, **settings)
     assert ours.summary()["exact"] == "generate"
