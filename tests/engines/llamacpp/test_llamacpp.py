@@ -60,7 +60,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> LoadedLlama:
 def _measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test asserts times."""
     measure = CostCurve.measure
-    brief = lambda step, *, sizes, limit_s: measure(step, sizes=sizes, limit_s=min(limit_s, 0.3))  # noqa: E731
+    brief = lambda step, *, limit_s=0.3, **sizes: measure(step, limit_s=min(limit_s, 0.3), **sizes)  # noqa: E731
     monkeypatch.setattr(CostCurve, "measure", staticmethod(brief))
 
 
