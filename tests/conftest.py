@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import settings
@@ -25,3 +28,19 @@ def embedded():
 
     loaded = load(None, dtype="float32")
     return loaded.model, loaded.tokenizer
+
+
+@pytest.fixture(scope="session")
+def asked(embedded) -> Callable[[str, int], tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """Of a question and a number of tokens: the embedded model's inputs, and its own greedy answer, decoded once."""
+    model, tokenizer = embedded
+
+    @cache
+    def ask(text: str, count: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        messages = [{"role": "user", "content": text}]
+        inputs = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        return inputs, model.generate(**inputs, max_new_tokens=count, do_sample=False)
+
+    return ask

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from aded.traces import Trace
-from benchmarks.ablation import VARIANTS
+from benchmarks.ablation import VARIANTS, app
+from benchmarks.command import run
 from support.paths import ROOT, SHIPPED
 
 
@@ -29,7 +32,13 @@ def test_the_command_prints_a_row_for_each_part_taken_away(tmp_path: Path) -> No
     assert head == "| drafter | fresh 4 | kept 4 |"
     assert [row.split("|")[1].strip() for row in rows] == list(VARIANTS)
     assert all(float(figure) >= 1 for row in rows for figure in row.split("|")[2:4])
-    command[3] = str(tmp_path / "nothing")
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("benchmarks: there is no trace")
+
+
+def test_a_trace_that_is_not_there_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ablation", str(tmp_path / "nothing"), "--max-draft-tokens", "4"])
+    with pytest.raises(SystemExit) as ended:
+        run(app)
+    assert ended.value.code == 2
+    assert capfd.readouterr().err.startswith("benchmarks: there is no trace")

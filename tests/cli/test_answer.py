@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from aded.cli import main
+from aded.cli import app, main
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -18,28 +19,19 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_line_answers_in_json(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    options = [
-        "--json",
-        "--compare",
-        "--dtype",
-        "float32",
-        "--max-new-tokens",
-        "24",
-        "--max-draft-tokens",
-        "8",
-        "--state",
-        str(state),
-    ]
-    result = run("generate", "Write a Python function that merges two sorted lists.", *options)
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(result.stdout)
+    prompt, state = "Write a Python function that merges two sorted lists.", str(tmp_path / "state")
+    options = ["--json", "--dtype", "float32", "--max-new-tokens", "16", "--max-draft-tokens", "8", "--state", state]
+    shown = CliRunner().invoke(app, ["generate", prompt, *options, "--compare"])
+    assert shown.exit_code == 0, shown.output
+    figures = json.loads(shown.stdout)
     assert figures["identical"] is True
-    assert figures["tokens"] == 24
+    assert figures["tokens"] == 16
     assert figures["steps"] <= figures["tokens"]
     assert {"text", "mean_accepted_tokens", "tokens_per_second", "time_to_first_token_s"} <= figures.keys()
     assert {"baseline_tokens_per_second", "speedup"} <= figures.keys()
-    again = json.loads(run("generate", "Write a Python function that merges two sorted lists.", *options).stdout)
+    result = run("generate", prompt, *options)
+    assert result.returncode == 0, result.stderr
+    again = json.loads(result.stdout)
     assert again["text"] == figures["text"]
     assert again["steps"] < figures["steps"]  # the state was kept
 

@@ -16,14 +16,14 @@ PROMPTS = ["List the days of the week twice.", "Count from one to ten, in words,
 def pipeline(model: Any, tokenizer: Any, **options: Any) -> Any:
     tokenizer.padding_side = "left"
     return tf.pipeline(
-        "text-generation", model=model, tokenizer=tokenizer, max_new_tokens=40, do_sample=False, **options
+        "text-generation", model=model, tokenizer=tokenizer, max_new_tokens=24, do_sample=False, **options
     )
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_pipeline_with_chat_messages(embedded, counted: Counted, size: int) -> None:
     model, tokenizer = embedded
-    messages = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    messages = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[: size + 1]]
     answers = pipeline(model, tokenizer)
     plain = answers(messages, batch_size=size)
     aded.accelerate(model, drafter=counted, max_draft_tokens=12)

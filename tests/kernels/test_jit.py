@@ -8,13 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import aded
 from aded.kernels import jit as compiling
 
 PACKAGE = Path(aded.__file__).parent
-DRAFT = "import aded; s = aded.create_drafter('adaptive', memory_mb=1).start([1, 2, 3, 1, 2]); print(s.draft(2).tokens)"
 
 
 def copy(folder: Path) -> Path:
@@ -30,25 +27,27 @@ def run(folder: Path, code: str, **environment: str) -> subprocess.CompletedProc
 
 FIND = """
 import numpy as np
-from aded.representative import Representative, Interpolation
-table = Representative(memory_mb=1, orders=(1,))
-table.learn_text([1, 2])
-print(Interpolation([table]).predict([1])[0][1])
+from aded.representative.interpolation import look_up
+table = tuple(np.zeros(8, np.uint64) for _ in range(5))
+keys, slots = np.zeros(2, np.uint64), np.zeros((1, 1), np.int64)
+look_up((table,), np.array([1]), np.array([7], np.int32), keys, slots)
+print(keys[0], slots[0, 0])
 """
 
 
 def test_a_changed_function_that_another_file_calls_never_runs_stale(tmp_path: Path) -> None:
-    """`learn` is compiled into its callers: a change of it must reach code that was compiled and kept before."""
+    """`context_keys` is compiled into `look_up`: a change of it must reach code that was compiled and kept before."""
     cache, folder = {"ADED_CACHE": str(tmp_path / "cache")}, copy(tmp_path / "one")
     before = run(folder, FIND, **cache)
     assert before.returncode == 0, before.stderr
-    source = folder / "aded" / "representative" / "interpolation.py"
+    source = folder / "aded" / "representative" / "lookup.py"
     text = source.read_text()
-    old, new = "        total = max(total, np.float32(1.0))", "        total = max(total, np.float32(4.0))"
+    old, new = "    h = np.uint64(0x9E3779B97F4A7C15)", "    h = np.uint64(123)"
     assert text.count(old) == 1
     source.write_text(text.replace(old, new))
     after = run(folder, FIND, **cache)
-    assert float(after.stdout) == pytest.approx(float(before.stdout) / 4)
+    assert before.stdout == f"{0x9E3779B97F4A7C15} -1\n"
+    assert after.stdout == "123 -1\n"
     assert len(list((tmp_path / "cache" / "kernels").iterdir())) == 2
 
 
@@ -66,9 +65,10 @@ def test_it_works_where_nothing_can_be_written(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("no folder")
     home = {"HOME": str(blocked), "XDG_CACHE_HOME": str(blocked / "cache"), "ADED_CACHE": "", "NUMBA_CACHE_DIR": ""}
-    shown = run(copy(tmp_path / "read-only"), f"import numba; numba.config.CACHE_DIR = ''; {DRAFT}", **home)
+    code = f"import aded, numba; numba.config.CACHE_DIR = ''; aded.create_drafter('adaptive', memory_mb=1)\n{FIND}"
+    shown = run(copy(tmp_path / "read-only"), code, **home)
     assert shown.returncode == 0, shown.stderr
-    assert "[3 1]" in shown.stdout
+    assert shown.stdout == f"{0x9E3779B97F4A7C15} -1\n"
     assert not list((tmp_path / "read-only").rglob("*.nbi")), "nor is anything written into the package"
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import aded
 from aded import DraftTree
+from aded.budget import CostCurve
 from aded.cli import app
 from aded.traces.trace import Trace
 from support.oracle import ChainThenWrong, Oracle
@@ -53,6 +54,14 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> LoadedLlama:
     assert llama_cpp.llama_model_quantize(source, str(file).encode(), ctypes.byref(options)) == 0
     of_floats = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     return LoadedLlama("exact", llama_cpp.Llama(str(file), n_ctx=512, n_threads=2, verbose=False, **of_floats))
+
+
+@pytest.fixture(autouse=True)
+def _measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test asserts times."""
+    measure = CostCurve.measure
+    brief = lambda step, *, limit_s=0.3, **sizes: measure(step, limit_s=min(limit_s, 0.3), **sizes)  # noqa: E731
+    monkeypatch.setattr(CostCurve, "measure", staticmethod(brief))
 
 
 @pytest.fixture(autouse=True)
@@ -100,13 +109,13 @@ def same_or_tied(llama: Any, ids: list[int], plain: list[int], ours: list[int]) 
 @pytest.mark.parametrize("text", TEXTS)
 def test_greedy_output_is_llama_cpps_own(loaded: LoadedLlama, text: str) -> None:
     llama, ids = loaded.llama, prompt(loaded, text)
-    plain = emitted(llama, ids, 64)
+    plain = emitted(llama, ids, 32)
     stats = aded.Stats()
     undo = llamacpp.accelerate(llama, drafter=Knowing(plain), max_draft_tokens=8, stats=stats)
-    ours = emitted(llama, ids, 64)
+    ours = emitted(llama, ids, 32)
     undo()
     same_or_tied(llama, ids, plain, ours)
-    assert stats.steps < 64, "some of what was drafted is accepted"
+    assert stats.steps < 32, "some of what was drafted is accepted"
     assert stats.drafted > stats.accepted
 
 
@@ -166,17 +175,17 @@ def test_with_flash_attention_drafts_change_no_bit_of_any_score() -> None:
     file = str(aded.engines.base.loaded.embedded_file())
     settings: dict[str, Any] = {"n_threads": 1, "n_threads_batch": 2, "flash_attn": True, "logits_all": True}
     llama = llama_cpp.Llama(file, n_ctx=768, verbose=False, **settings)
-    ids = prompt(LoadedLlama("flash", llama), " ".join([*TEXTS] * 6))[:230]
+    ids = prompt(LoadedLlama("flash", llama), " ".join([*TEXTS] * 6))[:246]  # the library rounds 256 entries up to 512
     for options in ({"temp": 0.0}, {"temp": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}):
         llama.reset()
-        plain = emitted(llama, ids, 48, **options)
-        scores = llama.scores[len(ids) : len(ids) + 46].copy()
+        plain = emitted(llama, ids, 24, **options)
+        scores = llama.scores[len(ids) : len(ids) + 22].copy()
         for budget in ("auto", 6):
             llama.reset()
             stats = aded.Stats()
             undo = llamacpp.accelerate(llama, drafter=ChainThenWrong(plain), max_draft_tokens=budget, stats=stats)
-            assert emitted(llama, ids, 48, **options) == plain
-            assert np.array_equal(scores.view(np.int32), llama.scores[len(ids) : len(ids) + 46].view(np.int32))
+            assert emitted(llama, ids, 24, **options) == plain
+            assert np.array_equal(scores.view(np.int32), llama.scores[len(ids) : len(ids) + 22].view(np.int32))
             undo()
             assert stats.exact == "generate"
             if budget == 6:
@@ -210,7 +219,7 @@ def test_completions_chat_and_streaming_are_unchanged(loaded: LoadedLlama) -> No
         return [chat["choices"][0], "".join(streamed), text["choices"][0], text["usage"]]
 
     plain, stats = all_three(), aded.Stats()
-    undo = llamacpp.accelerate(llama, stats=stats)
+    undo = llamacpp.accelerate(llama, max_draft_tokens=8, stats=stats)
     ours = all_three()
     undo()
     assert ours == plain
@@ -364,7 +373,7 @@ def test_a_draft_model_serves_a_stock_llama() -> None:
 
 
 def test_a_runner_answers_and_compares(loaded: LoadedLlama) -> None:
-    runner = EngineRunner(loaded, aded.create_drafter("adaptive"), "auto")
+    runner = EngineRunner(loaded, aded.create_drafter("adaptive"), 8)
     ids = prompt(loaded, TEXTS[1])
     settings: dict[str, Any] = {"max_new_tokens": 40, "temperature": 0.0, "top_p": 1.0, "seed": 0}
     plain, ours = runner.plain(ids, **settings), runner.answer(ids, **settings)
@@ -384,15 +393,15 @@ def test_the_command_line_runs_on_llama_cpp(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output + str(result.exception)
         return result.output
 
-    few = ["--prompts", str(prompts), "--max-new-tokens", "12"]
+    few = ["--prompts", str(prompts), "--max-new-tokens", "8"]
     names = "adaptive,llama-prompt-lookup-2,none"
-    run("bench", *few, *common, "--drafters", names, "--repeats", "1", "--json", str(report))
+    run("bench", *few, "--limit", "1", *common, "--drafters", names, "--repeats", "1", "--json", str(report))
     found = {result["drafter"]: result for result in json.loads(report.read_text())["results"]}
     assert set(found) == {"plain", *names.split(",")}
     assert all(result["differences"] == 0 for name, result in found.items() if "llama" not in name)
     run("trace", "record", *few, *common, "--out", str(trace))
     recorded = Trace.load(trace)
-    assert [len(sequence.output) for sequence in recorded.sequences] == [12, 12]
+    assert [len(sequence.output) for sequence in recorded.sequences] == [8, 8]
     assert all((sequence.output == sequence.top_ids[:, 0]).all() for sequence in recorded.sequences)
     cost = json.loads(run("calibrate", *common, "--json"))["step_cost"]
     assert cost["tokens"][0] == 1

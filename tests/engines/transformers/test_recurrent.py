@@ -21,7 +21,7 @@ OPTIONS: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
 @pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_states_are_put_back_and_taken_in_again(name: str, sampled: bool) -> None:
-    model, options = recurrent(name), {**OPTIONS, "do_sample": sampled, "max_new_tokens": 60}
+    model, options = recurrent(name), {**OPTIONS, "do_sample": sampled, "max_new_tokens": 40}
     torch.manual_seed(5)
     plain = model.generate(PROMPT, **options)
     for depth, budget in ((4, 6), (1, 3), (6, "auto")):
