@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-older sweep lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clients-setup clients-test clean
+.PHONY: demo test test-older sweep robustness lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clients-setup clients-test clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -20,7 +20,8 @@ OLDER := $(VENV)/older
 test-older: $(OLDER)
 	PYTHONPATH=$(OLDER) $(BIN)/python -m pytest tests/engines/transformers/test_compat.py tests/engines/transformers/test_generate.py \
 		tests/engines/transformers/test_batch.py tests/engines/transformers/test_guards.py \
-		tests/engines/transformers/test_recurrent.py tests/engines/transformers/test_encoder_decoders.py
+		tests/engines/transformers/test_recurrent.py tests/engines/transformers/test_encoder_decoders.py \
+		tests/engines/transformers/test_together.py tests/engines/transformers/test_converting.py
 
 $(OLDER): $(READY)
 	$(PIP) --no-deps --target $@ transformers==5.23.0
@@ -28,6 +29,13 @@ $(OLDER): $(READY)
 # Every generative class of transformers, tiny: a table in docs/models.md. CLASSES="A B" renews these alone.
 sweep: setup
 	PYTHONPATH=tests $(BIN)/python -m sweep $(CLASSES)
+
+# Files with wrong contents behind right checksums, and commands killed at any moment: the figures of SECURITY.md.
+CASES ?= 100000
+KILLS ?= 1000
+
+robustness: setup
+	PYTHONPATH=tests $(BIN)/python -m robustness --cases $(CASES) --kills $(KILLS)
 
 lint: setup
 	$(BIN)/ruff check src tests benchmarks

@@ -57,6 +57,8 @@ def test_the_commands_and_options_they_name_exist() -> None:
         "aded",
         "benchmarks.peers",
         "benchmarks.ablation",
+        "benchmarks.crowding",
+        "benchmarks.soak",
         "benchmarks.exactness",
         "benchmarks.calibration",
         "benchmarks.regret",

@@ -1,7 +1,7 @@
 """Runs commands of ours in forked processes, where everything is imported already, and sends them signals.
 
-`python -m robustness.nursery MODEL` reads a JSON line for each command and answers with one. A command is killed thousands of
-times: importing torch for each would take hours.
+`python -m robustness.nursery MODEL` reads a JSON line for each command and answers with one. A command is killed
+thousands of times: importing torch for each would take hours.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from aded.kernels.jit import kernel_folder
 
 _ALL = {signal.SIGINT, signal.SIGTERM}
 _HANGS_S = 120.0  # seconds after which a command counts as hanging
@@ -43,15 +45,13 @@ class Nursery:
     def __init__(self, folder: Path, model: Path) -> None:
         self.folder, paths = folder, [str(Path(__file__).parents[1]), *filter(None, sys.path)]
         settings = {"ADED_CACHE": str(folder / "cache"), "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-        if (kernels := os.environ.get("NUMBA_CACHE_DIR")) is None:
-            from aded.files import cache_folder
-
-            kernels = str(cache_folder() / "kernels")
+        if (kernels := kernel_folder()) is not None:
+            settings["NUMBA_CACHE_DIR"] = str(kernels.parent)
         command = [sys.executable, "-m", "robustness.nursery", str(model)]
         self._process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | settings | {"NUMBA_CACHE_DIR": kernels},
+            env=os.environ | settings,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -94,7 +94,7 @@ def _child(words: list[str], pipe: int, closed: bool) -> None:
         os.dup2(writing, 1)
         os.close(reading)
         os.close(writing)
-    sys.stdin, sys.stdout, sys.stderr = (open(n, mode, closefd=False) for n, mode in ((0, "r"), (1, "w"), (2, "w")))
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     sys.argv = ["aded", *words]
     code: Any = 0
     try:
