@@ -100,6 +100,7 @@ def main(
     every: Annotated[int, typer.Option(min=1, help="Requests between two lines.")] = 100,
 ) -> None:
     """Answer requests and watch memory."""
+    torch.set_num_threads(1)  # so small a model only waits for others
     samples: list[Sample] = []
     print("| requests | MiB | objects | same as plain |\n|---:|---:|---:|---:|")
     for sample in soak(requests, every):

@@ -219,6 +219,7 @@ def test_settings_come_from_the_configuration_or_the_environment() -> None:
         ({"memry_mb": 1}, {}),
         ({}, {"ADED_MIN_PROBABILITY": "much"}),
         ({"min_probability": 2}, {}),
+        ({"share": "all"}, {}),
         ({"sequence_mb": 0}, {}),
         ("state", {}),
     ):

@@ -45,7 +45,7 @@ def _token_by_token(forward: Any, x: torch.Tensor) -> torch.Tensor:
 @contextmanager
 def exact_activations(model: Any) -> Iterator[None]:
     """Within it, and in this thread, the model's activations on a CPU are computed for each token apart."""
-    on_cpu = model.device.type == "cpu" and not _PATCH.on
+    on_cpu = model.device.type == "cpu"
     layers = [layer for layer in model.modules() if _is_activation(layer, model.dtype)] if on_cpu else []
     if not layers:
         yield

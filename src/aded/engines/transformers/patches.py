@@ -49,7 +49,10 @@ class ThreadsPatch:
 
     @contextmanager
     def to(self, model: Any, make: Callable[[], None], undo: Callable[[], None]) -> Iterator[None]:
-        """Within it this thread finds the change; see `RefCountedPatch.to`."""
+        """Within it this thread finds the change, unless it does so anyway; see `RefCountedPatch.to`."""
+        if self.on:
+            yield
+            return
         with self._patch.to(model, make, undo), self._set(True):
             yield
 

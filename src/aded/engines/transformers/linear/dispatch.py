@@ -99,7 +99,7 @@ def fast_linear(model: Any, *, compiled: bool = False) -> Iterator[None]:
     Args:
         compiled: for passes that are compiled, where float32 is left to the compiler.
     """
-    layers = [] if _PATCH.on else _layers(model)
+    layers = _layers(model)
     if compiled:
         layers = [layer for layer in layers if layer.weight.dtype == torch.bfloat16]
     if not layers:
