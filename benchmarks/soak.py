@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -65,10 +66,8 @@ def soak(requests: int, every: int, *, seed: int = 0) -> Any:
         if number % 50 == 0:
             options["stopping_criteria"] = [_Fails()]
         torch.manual_seed(number)
-        try:
+        with suppress(_Broken):
             answer = model.generate(ids, **options, **ours)
-        except _Broken:
-            continue
         if number % 10 == 1:
             torch.manual_seed(number)
             same += bool(torch.equal(answer, model.generate(ids, **options)))

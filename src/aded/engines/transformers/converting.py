@@ -44,7 +44,7 @@ def converted(file: Path, name: str, report: Callable[[str], None]) -> Path:
     except OSError as error:
         raise ModelLoadError(f"cannot read {file}: {error.strerror}; check its permissions") from error
     try:
-        target = cache_folder() / "models" / f"{file.stem}-{key}"
+        target = cache_folder() / "models" / f"{file.stem[:100]}-{key}"  # names end at 255 bytes
         if is_whole(target):
             return target
         if importlib.util.find_spec("gguf") is None:
