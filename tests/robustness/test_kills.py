@@ -29,7 +29,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_command_killed_at_any_moment(scene: Scene, kind: str) -> None:
     found = KINDS[kind](scene, SHARES[kind], random.Random(0))
-    assert found["killed"] > SHARES[kind] // 3
+    assert found["killed"] == SHARES[kind]
 
 
 def chat(scene: Scene, state: str, *options: object) -> tuple[object, ...]:
