@@ -57,9 +57,10 @@ class AdaptiveDrafter:
         memory_mb: memory of a new shared representative.
         successors: continuations it keeps for each context.
         reserve: take all of its memory at once, and not little by little while it learns.
-        sequence_mb: memory of each sequence's own, released with the sequences; 0 for none. sequence_successors:
-        continuations kept for each context of a sequence's own; None: as many as in the shared one. search:
-        "best_first" or "mcts". top_k: how many of the target's likeliest tokens are learned at each scored position.
+        sequence_mb: memory of each sequence's own, released with the sequences; 0 for none.
+        sequence_successors: continuations kept for each context of a sequence's own; None: as many as in the shared one.
+        search: "best_first" or "mcts".
+        top_k: how many of the target's likeliest tokens are learned at each scored position.
         choice_weight: how much of what is learned at a position is the token chosen there; the rest is the
             distribution.
         share: what other sequences, and a file of what was learned, get of a sequence. "answers": the tokens that the
@@ -109,6 +110,7 @@ class AdaptiveDrafter:
             self.corpus.check(self.representative)
             self.shared.append(self.corpus)
         self.weights = weights or initial_weights(self.shared, own=sequence_mb > 0)
+        self._first_weights = deepcopy(self.weights)
         if not 0 < tenant_mb <= tenants_mb:
             raise ValueError(f"tenant_mb must be positive and at most tenants_mb, not {tenant_mb} of {tenants_mb}")
         tenants = (tenant_mb, int(tenants_mb / tenant_mb))
@@ -133,7 +135,7 @@ class AdaptiveDrafter:
         """One with this table in place of the common one."""
         drafter = copy(self)
         drafter.representative, drafter.shared = table, [table, *self.shared[1:]]
-        drafter.weights = initial_weights(drafter.shared, own=self.sequence_mb > 0)
+        drafter.weights = deepcopy(self._first_weights)
         drafter._tenants = Tenants(table, 1.0, 1)  # a tenant has none
         return drafter
 
