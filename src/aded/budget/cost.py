@@ -67,8 +67,8 @@ class StepCost(Protocol):
         ...
 
 
-# Far beyond any step: what is kept in a file and larger was not measured.
-_MOST_S = 3600.0
+# Far beyond any step, in whatever unit: what is kept in a file and larger was not measured, and sums would overflow.
+_MOST_TIME = 1e9
 _MOST_TOKENS = 1 << 30
 
 
@@ -98,9 +98,9 @@ class CostCurve:
         self.length, self.per_entry, self.steady = length, per_entry, steady
         if not sizes or sizes[0] != 1 or sizes != sorted(set(sizes)) or len(seconds) != len(sizes):
             raise ValueError(f"a cost curve has ascending sizes from 1 and a time for each, not {sizes} and {seconds}")
-        if not all(0 < second < _MOST_S for second in seconds) or sizes[-1] > _MOST_TOKENS:
+        if not all(0 < second < _MOST_TIME for second in seconds) or sizes[-1] > _MOST_TOKENS:
             raise ValueError(f"step times must be positive, and steps be possible, not {seconds} for {sizes}")
-        if not 0 <= length <= _MOST_TOKENS or not all(0 <= second < 1.0 for second in per_entry):
+        if not 0 <= length <= _MOST_TOKENS or not all(0 <= second < _MOST_TIME for second in per_entry):
             raise ValueError(f"{length} entries and {per_entry} seconds an entry make no cost curve")
         self.sizes, self.seconds = list(sizes), list(seconds)
         if sizes[-1] < MAX_DRAFT_TOKENS + 1:

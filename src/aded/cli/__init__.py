@@ -13,6 +13,7 @@ from aded.errors import AdedError
 __all__ = ["app", "main"]
 
 _SIGINT_EXIT, _SIGTERM_EXIT = 128 + 2, 128 + 15
+_received: list[int] = []  # signals, the latest last
 
 
 def main() -> None:
@@ -22,7 +23,9 @@ def main() -> None:
     """
     try:
         with contextlib.suppress(ValueError):  # not in the main thread: then signals are somebody else's
-            signal.signal(signal.SIGTERM, _end)
+            signal.signal(signal.SIGTERM, _stop)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, _stop)
         # Imports take seconds: a signal or a missing package meanwhile is one line, too.
         from aded.cli.commands import app
 
@@ -36,6 +39,10 @@ def main() -> None:
         if end.code == _SIGINT_EXIT:  # that is how typer ends by Ctrl-C
             print("aded: stopped", file=sys.stderr)
         raise
+    except SystemError:  # what a library makes of a signal that comes while it is called from C
+        if not _received:
+            raise
+        _leave("stopped", 128 + _received[-1])
     except AdedError as error:
         _leave(str(error), 2)
     except ModuleNotFoundError as error:
@@ -50,7 +57,10 @@ def main() -> None:
         _leave(str(error), 2)
 
 
-def _end(number: int, frame: Any) -> None:
+def _stop(number: int, frame: Any) -> None:
+    _received.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     sys.exit(_SIGTERM_EXIT)
 
 

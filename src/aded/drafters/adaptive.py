@@ -58,7 +58,7 @@ class AdaptiveDrafter:
         successors: continuations it keeps for each context.
         reserve: take all of its memory at once, and not little by little while it learns.
         sequence_mb: memory of each sequence's own, released with the sequences; 0 for none.
-        sequence_successors: continuations kept for each context of a sequence's own; None: as many as in the shared one.
+        sequence_successors: continuations kept for each context there; None: as many as in the shared one.
         search: "best_first" or "mcts".
         top_k: how many of the target's likeliest tokens are learned at each scored position.
         choice_weight: how much of what is learned at a position is the token chosen there; the rest is the
