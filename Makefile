@@ -30,7 +30,7 @@ $(OLDER): $(READY)
 sweep: setup
 	PYTHONPATH=tests $(BIN)/python -m sweep $(CLASSES)
 
-# Files with wrong contents behind right checksums, and commands killed at any moment: the figures of SECURITY.md.
+# Files with wrong contents behind right checksums, and commands killed at any moment: the figures of docs/reliability.md.
 CASES ?= 100000
 KILLS ?= 1000
 
