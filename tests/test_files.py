@@ -108,7 +108,7 @@ def test_two_writers_of_one_file_are_kept_apart_and_a_killed_one_gives_way(tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", ["folder", "file/below", "nowhere\0"])
+@pytest.mark.parametrize("place", ["folder", "file/below", "nowhere\0", "/proc/nowhere/state"])
 def test_a_place_that_cannot_be_written_is_known_before(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -240,10 +241,10 @@ class FileKind:
             there = next(parent for parent in path.parents if parent.exists())
             if path.is_dir():
                 reason = "it is a folder"
-            elif not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-                reason = f"nothing can be written in {there}"
+            else:
+                tempfile.TemporaryFile(dir=there).close()
         except (OSError, ValueError) as error:
-            reason = error
+            reason = getattr(error, "strerror", None) or error
         if reason is not None:
             raise self.error(f"cannot write the {self.word} {str(path)!r}: {reason}; choose another place")
 
