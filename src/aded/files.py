@@ -38,8 +38,10 @@ def cache_folder() -> Path:
     Raises:
         OSError: there is neither, because the user has no home folder.
     """
-    if chosen := os.environ.get("ADED_CACHE") or os.environ.get("XDG_CACHE_HOME"):
-        return Path(chosen) if os.environ.get("ADED_CACHE") else Path(chosen) / "aded"
+    if chosen := os.environ.get("ADED_CACHE"):
+        return Path(chosen)
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "aded"
     try:
         return Path.home() / ".cache" / "aded"
     except RuntimeError as error:

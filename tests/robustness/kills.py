@@ -80,6 +80,15 @@ def _same(kind: FileKind, one: Path, other: Path) -> bool:
     return alike and header == other_header
 
 
+def _taken(kind: FileKind, made: Path, whole: Path) -> str:
+    """Whether a file was made, which is then what it should be, and is taken away."""
+    if not made.exists():
+        return "nothing yet"
+    assert _same(kind, made, whole)
+    made.unlink()
+    return "whole"
+
+
 def chat(scene: Scene, kills: int, rng: random.Random) -> Counter[str]:
     """`aded chat --state`: the state can be read after each kill, and at most one left-over waits for the next save."""
     words = ("chat", *scene.model, *_LIMITS, "--max-draft-tokens", 8, "--state", "state")
@@ -110,29 +119,16 @@ def merge(scene: Scene, kills: int, rng: random.Random) -> Counter[str]:
 
 def build(scene: Scene, kills: int, rng: random.Random) -> Counter[str]:
     """`aded corpus build`: begun again, it makes what it would have made."""
-
-    def check() -> str:
-        if (scene.folder / "built").exists():
-            assert _same(CORPUS, scene.folder / "built", scene.folder / "one.corpus")
-            (scene.folder / "built").unlink()
-            return "whole"
-        return "nothing yet"
-
-    return _repeat(scene, kills, rng, ("corpus", "build", *scene.building, "--out", "built"), "", check)
+    words = ("corpus", "build", *scene.building, "--out", "built")
+    made, whole = scene.folder / "built", scene.folder / "one.corpus"
+    return _repeat(scene, kills, rng, words, "", lambda: _taken(CORPUS, made, whole))
 
 
 def record(scene: Scene, kills: int, rng: random.Random) -> Counter[str]:
     """`aded trace record`: begun again, it goes on and makes what it would have made."""
     words = ("trace", "record", "--prompts", "prompts.txt", *scene.model, *_LIMITS, "--out", "a.trace")
-
-    def check() -> str:
-        if (scene.folder / "a.trace").exists():
-            assert _same(TRACE, scene.folder / "a.trace", scene.folder / "whole.trace")
-            (scene.folder / "a.trace").unlink()
-            return "whole"
-        return "nothing yet"
-
-    return _repeat(scene, kills, rng, words, "", check)
+    made, whole = scene.folder / "a.trace", scene.folder / "whole.trace"
+    return _repeat(scene, kills, rng, words, "", lambda: _taken(TRACE, made, whole))
 
 
 def convert(scene: Scene, kills: int, rng: random.Random) -> Counter[str]:

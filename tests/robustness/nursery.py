@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,8 @@ def _warm_up(model: str) -> None:
     from aded.engines.transformers.loading import load
     from aded.engines.transformers.runner import EngineRunner
 
+    for name in ("aded.cli.commands", "aded.corpus.model", "aded.corpus.text", "aded.traces.record"):
+        import_module(name)
     loaded = load(model, dtype="float32")
     runner = EngineRunner(loaded, create_drafter("adaptive", state=None, corpus=None), 8)
     ids = loaded.prompt_ids([{"role": "user", "content": "the other"}])

@@ -32,19 +32,9 @@ def test_a_command_killed_at_any_moment(scene: Scene, kind: str) -> None:
     assert found["killed"] == SHARES[kind]
 
 
-def chat(scene: Scene, state: str, *options: object) -> tuple[object, ...]:
-    return (
-        "chat",
-        *scene.model,
-        "--max-new-tokens",
-        8,
-        "--max-draft-tokens",
-        8,
-        "--dtype",
-        "float32",
-        "--state",
-        state,
-    )
+def chat(scene: Scene, state: str) -> tuple[object, ...]:
+    limits = ("--max-new-tokens", 8, "--max-draft-tokens", 8, "--dtype", "float32")
+    return ("chat", *scene.model, *limits, "--state", state)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -163,9 +163,8 @@ def open_runner(
         AdedError: there is no such engine, it is not installed, or it does not take an option.
     """
     most = most_of(max_draft_tokens)
-    made = create_drafter(
-        drafter, state=state, corpus=corpus, share=share
-    )  # a wrong name is known before the work begins
+    # What is wrong with these is known before the work begins.
+    made = create_drafter(drafter, state=state, corpus=corpus, share=share)
     loaded = load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
     bind_drafter(made, loaded.vocab_size, loaded.fingerprint, state)
     runner: Runner = _module(engine, "runner").EngineRunner(loaded, made, most, compile)
