@@ -11,14 +11,18 @@ READY := $(VENV)/.ready
 demo: setup
 	$(BIN)/aded generate "Write a Python function that merges two sorted lists." --max-new-tokens 200 --compare --show-drafts
 
+# Most tests keep one processor busy: they run side by side, with a thread each. PYTEST_WORKERS=0 takes one by one.
+PYTEST_WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal
+
 test: lint types
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The oldest transformers that is supported, beside the one that is installed.
 OLDER := $(VENV)/older
 
 test-older: $(OLDER)
-	PYTHONPATH=$(OLDER) $(BIN)/python -m pytest tests/engines/transformers/test_compat.py tests/engines/transformers/test_generate.py \
+	PYTHONPATH=$(OLDER) $(PYTEST) tests/engines/transformers/test_compat.py tests/engines/transformers/test_generate.py \
 		tests/engines/transformers/test_batch.py tests/engines/transformers/test_guards.py \
 		tests/engines/transformers/test_recurrent.py tests/engines/transformers/test_encoder_decoders.py \
 		tests/engines/transformers/test_together.py tests/engines/transformers/test_converting.py
