@@ -43,6 +43,7 @@ ROOMS = (
     "traces",
     "corpus",
     "bench",
+    "serve",
     "cli",
 )
 FIRST_WITH_AN_ENGINE = ROOMS.index("engines.transformers")
@@ -180,7 +181,7 @@ def test_each_engine_has_the_same_files() -> None:
         assert {"api", "engine"} <= files, engine
     for engine in ENGINES[:2]:
         files = {file.stem for file in (PACKAGE / engine.replace(".", "/")).glob("*.py")}
-        assert {"certificate", "cost", "loading", "runner"} <= files, engine
+        assert {"certificate", "completion", "cost", "loading", "runner"} <= files, engine
 
 
 def test_type_hints_of_the_face_can_be_resolved() -> None:

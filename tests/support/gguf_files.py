@@ -8,8 +8,8 @@ import numpy as np
 from gguf import GGUFWriter, TokenType
 
 
-def write_tiny_gguf(path: Path, *, seed: int = 0, width: int = 32, layers: int = 1) -> None:
-    """A random llama of 300 tokens: one for each byte, and a few of two."""
+def write_tiny_gguf(path: Path, *, seed: int = 0, width: int = 32, layers: int = 1, template: str = "") -> None:
+    """A random llama of 300 tokens: one for each byte, and a few of two; `template`: its chat template."""
     rng = np.random.default_rng(seed)
     # The printable stand-ins of bytes that byte-level tokenizers use (GPT-2's).
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -35,6 +35,8 @@ def write_tiny_gguf(path: Path, *, seed: int = 0, width: int = 32, layers: int =
     writer.add_token_merges([f"{a} {b}" for a, b in pairs])
     writer.add_bos_token_id(len(tokens) - 1)
     writer.add_eos_token_id(len(tokens) - 1)
+    if template:
+        writer.add_chat_template(template)
 
     def tensor(name: str, *shape: int) -> None:
         scale = np.ones(shape) if len(shape) == 1 else rng.normal(0, 0.1, shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from aded.cli import answer, bench, corpus, trace
+from aded.cli import answer, bench, corpus, serve, trace
 from aded.cli.options import Commands
 
 __all__ = ["app"]
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(answer.generate)
 app.command()(answer.chat)
+app.command()(serve.serve)
 app.command()(bench.bench)
 app.command()(bench.calibrate)
 app.add_typer(trace.app, name="trace")

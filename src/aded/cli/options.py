@@ -167,7 +167,7 @@ def open_runner(
     made = create_drafter(drafter, state=state, corpus=corpus, share=share)
     loaded = load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
     bind_drafter(made, loaded.vocab_size, loaded.fingerprint, state)
-    runner: Runner = _module(engine, "runner").EngineRunner(loaded, made, most, compile)
+    runner: Runner = engine_module(engine, "runner").EngineRunner(loaded, made, most, compile)
     return runner
 
 
@@ -189,7 +189,7 @@ def load_model(
         raise AdedError(
             "llama.cpp compiles nothing and takes the data type of the file; leave out --compile and --dtype"
         )
-    loading = _module(engine, "loading")
+    loading = engine_module(engine, "loading")
     options: dict[str, Any] = {"threads": threads}
     if engine == "transformers":
         if threads is not None:
@@ -199,7 +199,7 @@ def load_model(
     return loaded
 
 
-def _module(engine: str, name: str) -> Any:
+def engine_module(engine: str, name: str) -> Any:
     if engine not in ENGINES:
         raise AdedError(f"there is no engine {engine!r}; choose one of {', '.join(ENGINES)}")
     try:

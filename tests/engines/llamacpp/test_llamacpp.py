@@ -34,8 +34,6 @@ from aded.engines.llamacpp.runner import EngineRunner  # noqa: E402
 TEXTS = [
     "Name three rivers of France.",
     "Repeat this list twice: apples, pears, plums, cherries, grapes.",
-    "Write a Python function that adds two numbers, then write it again with type hints.",
-    "What is 12 times 12? Explain step by step.",
 ]
 
 
@@ -136,15 +134,14 @@ def test_greedy_output_is_llama_cpps_own(loaded: LoadedLlama, text: str) -> None
 def test_in_float32_every_token_is_llama_cpps_own(exact: LoadedLlama, options: dict[str, Any]) -> None:
     """Whatever its samplers do with a seed, and whatever was drafted."""
     llama, ids = exact.llama, prompt(exact, TEXTS[1])
-    for seed, depth in ((1, 2), (2, 5)):
-        plain = emitted(llama, ids, 24, seed=seed, **options)
-        stats = aded.Stats()
-        undo = llamacpp.accelerate(llama, drafter=Knowing(plain, depth=depth), max_draft_tokens=2 * depth, stats=stats)
-        ours = emitted(llama, ids, 24, seed=seed, **options)
-        undo()
-        assert ours == plain
-        assert stats.steps < 18, "much of what was drafted is accepted"
-        assert stats.drafted > stats.accepted
+    plain = emitted(llama, ids, 24, seed=1, **options)
+    stats = aded.Stats()
+    undo = llamacpp.accelerate(llama, drafter=Knowing(plain, depth=3), max_draft_tokens=6, stats=stats)
+    ours = emitted(llama, ids, 24, seed=1, **options)
+    undo()
+    assert ours == plain
+    assert stats.steps < 18, "much of what was drafted is accepted"
+    assert stats.drafted > stats.accepted
 
 
 def test_in_float32_a_tree_gives_each_node_the_scores_of_its_own_path(exact: LoadedLlama) -> None:
@@ -175,7 +172,7 @@ def test_with_flash_attention_drafts_change_no_bit_of_any_score() -> None:
     file = str(aded.engines.base.loaded.embedded_file())
     settings: dict[str, Any] = {"n_threads": 1, "n_threads_batch": 2, "flash_attn": True, "logits_all": True}
     llama = llama_cpp.Llama(file, n_ctx=768, verbose=False, **settings)
-    ids = prompt(LoadedLlama("flash", llama), " ".join([*TEXTS] * 6))[:246]  # the library rounds 256 entries up to 512
+    ids = prompt(LoadedLlama("flash", llama), " ".join(TEXTS * 12))[:246]  # the library rounds 256 entries up to 512
     for options in ({"temp": 0.0}, {"temp": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}):
         llama.reset()
         plain = emitted(llama, ids, 24, **options)

@@ -12,9 +12,7 @@ from support import paths
 
 PROMPTS = [
     "Write a Python function that merges two sorted lists.",
-    "Explain in two sentences why the sky is blue.",
     "Repeat this list three times: apple, banana, cherry, date.",
-    "Translate to French: The weather is nice today and we are going to the beach.",
 ]
 
 
@@ -27,10 +25,10 @@ def encode(tokenizer, text: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("drafter", ["adaptive", "paper", "prompt-lookup", "token-recycling", "none"])
 def test_every_drafter_gives_the_models_own_greedy_output(embedded, asked, drafter: str) -> None:
     model, _ = embedded
-    inputs, plain = asked("Write a poem in which every line begins with: The river", 32)
+    inputs, plain = asked("Write a poem in which every line begins with: The river", 24)
     stats = aded.Stats()
     options = {"custom_generate": aded.generate, "drafter": drafter, "max_draft_tokens": 7, "stats": stats}
-    ours = model.generate(**inputs, max_new_tokens=32, do_sample=False, **options)
+    ours = model.generate(**inputs, max_new_tokens=24, do_sample=False, **options)
     assert torch.equal(plain, ours)
     if drafter == "none":
         assert stats.drafted == 0
@@ -56,7 +54,7 @@ def test_greedy_output_is_the_same_and_takes_fewer_steps(embedded, asked, prompt
 def test_a_seeded_sample_is_the_same(embedded, seed: int) -> None:
     model, tokenizer = embedded
     inputs = encode(tokenizer, PROMPTS[1])
-    options = {"max_new_tokens": 32, "do_sample": True, "temperature": 0.8, "top_p": 0.9}
+    options = {"max_new_tokens": 24, "do_sample": True, "temperature": 0.8, "top_p": 0.9}
     torch.manual_seed(seed)
     plain = model.generate(**inputs, **options)
     torch.manual_seed(seed)

@@ -60,6 +60,23 @@ class LoadedModel(Protocol):
     def prompt_tokens(self, messages: list[dict[str, str]]) -> list[int]:
         """A conversation's token ids."""
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether its chat template has a place for tools."""
+
+    def chat_tokens(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+        """A conversation's token ids, with tools that the model may call; none where there are none.
+
+        Raises:
+            SettingsError: the model's template does not take such a conversation.
+        """
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Token ids of a text by itself, with what the model expects at a beginning."""
+
+    def shown(self, token: int) -> str:
+        """A token by itself, special ones by their names."""
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text inside a conversation: no beginning or end is added."""
 

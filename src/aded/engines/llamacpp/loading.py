@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp
+from jinja2 import TemplateError
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from aded.budget.cost import CostCurve
 from aded.engines.base.loaded import EMBEDDED, RecordedAnswer, Recorder, embedded_file
 from aded.engines.llamacpp.api import accelerate, prepare
 from aded.engines.llamacpp.engine import clear
-from aded.errors import ContextFullError, ModelLoadError
+from aded.errors import ContextFullError, ModelLoadError, SettingsError
 from aded.representative import fingerprint
 
 
@@ -43,14 +44,36 @@ class LoadedLlama:
 
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a conversation; without a chat template the texts are joined as they are."""
+        return self.chat_tokens(messages, [])
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether its chat template has a place for tools."""
+        return "tools" in self.llama.metadata.get("tokenizer.chat_template", "")
+
+    def chat_tokens(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+        """See `LoadedModel.chat_tokens`."""
         template = self.llama.metadata.get("tokenizer.chat_template")
         if template is None:
-            ids: list[int] = self.llama.tokenize("\n\n".join(m["content"] for m in messages).encode())
-            return ids
+            return self.text_tokens("\n\n".join(m["content"] for m in messages))
         eos, bos = (self._text(token).decode() for token in (self.llama.token_eos(), self.llama.token_bos()))
-        written = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)(messages=messages)  # type: ignore[arg-type]
-        special: list[int] = self.llama.tokenize(written.prompt.encode(), add_bos=False, special=True)
-        return special
+        written = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
+        try:
+            prompt = written(messages=messages, **({"tools": tools} if tools else {})).prompt  # type: ignore[arg-type]
+        except (TemplateError, TypeError, ValueError) as error:
+            raise SettingsError(f"messages: the model's chat template does not take these: {error}") from error
+        ids: list[int] = self.llama.tokenize(prompt.encode(), add_bos=False, special=True)
+        return ids
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Token ids of a text by itself, with what the model expects at a beginning."""
+        ids: list[int] = self.llama.tokenize(text.encode())
+        return ids
+
+    def shown(self, token: int) -> str:
+        """A token by itself, special ones by their names."""
+        text: bytes = self.llama.detokenize([token], special=True)
+        return text.decode("utf-8", "replace")
 
     prompt_tokens = prompt_ids
 

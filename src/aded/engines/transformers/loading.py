@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,7 +19,7 @@ from aded.engines.transformers.api import generate
 from aded.engines.transformers.converting import converted, kept, quiet, reason
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.forward import CompiledRunner
-from aded.errors import ModelLoadError
+from aded.errors import ModelLoadError, SettingsError
 from aded.representative import vocabulary_fingerprint
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -68,6 +69,32 @@ class Loaded:
         """The same as a list."""
         ids: list[int] = self.prompt_ids(messages)[0].tolist()
         return ids
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether its chat template has a place for tools."""
+        return "tools" in (self.tokenizer.chat_template or "")
+
+    def chat_tokens(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+        """See `LoadedModel.chat_tokens`."""
+        if not self.tokenizer.chat_template:
+            return self.prompt_tokens(messages)
+        options: dict[str, Any] = {"add_generation_prompt": True, "return_dict": True, "tools": tools or None}
+        try:
+            ids: list[int] = self.tokenizer.apply_chat_template(messages, **options)["input_ids"]
+        except (TemplateError, TypeError) as error:
+            raise SettingsError(f"messages: the model's chat template does not take these: {error}") from error
+        return ids
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Token ids of a text by itself, with what the model expects at a beginning."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
+
+    def shown(self, token: int) -> str:
+        """A token by itself, special ones by their names."""
+        text: str = self.tokenizer.decode([token])
+        return text
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, nothing added."""
