@@ -224,5 +224,5 @@ def check(kind: str, draw: Any) -> str | None:
             said = None
         except AdedError as error:
             said = str(error)
-    assert said is None or len(said.splitlines()) == 1, said
+    assert said is None or said.isprintable(), said  # one line, and nothing that a terminal obeys
     return said

@@ -32,7 +32,7 @@ def check_identity(
     for name, word in (names | ({"orders": "context lengths"} if orders else {})).items():
         a, b = mine[name], theirs.get(name)
         if a and b and a != b:
-            raise error(f"{what} belongs to another model: its {word} is {b}, this one's is {a}")
+            raise error(f"{what} belongs to another model: its {word} is {b!r}, this one's is {a!r}")
 
 
 # Bounds of what a file may say, far beyond what is ever written: what is larger was not written by us.
