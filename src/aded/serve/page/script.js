@@ -123,7 +123,7 @@ function drawTree(step) {
 }
 
 function drawDepths() {
-  const svg = drawn("svg", { viewBox: "0 0 360 170", role: "img", "aria-label": "Share of drafts accepted at each depth" });
+  const svg = drawn("svg", { viewBox: "0 0 360 170", role: "img", "aria-label": "Per cent of drafts accepted at each depth" });
   const shown = state.depths.slice(0, 12), step = 340 / Math.max(shown.length, 6);
   svg.append(drawn("line", { class: "axis", x1: 10, x2: 350, y1: 140, y2: 140 }));
   shown.forEach(({ tried, accepted }, depth) => {
@@ -132,7 +132,7 @@ function drawDepths() {
       drawn("rect", { class: "bar all", x: left + 3, y: 20, width: step - 6, height: 120 }),
       drawn("rect", { class: "bar", x: left + 3, y: 140 - 120 * share, width: step - 6, height: 120 * share }),
       drawn("text", { x: left + step / 2, y: 156, "text-anchor": "middle" }, String(depth + 1)),
-      drawn("text", { class: "quiet", x: left + step / 2, y: 15, "text-anchor": "middle" }, Math.round(100 * share) + "%"));
+      drawn("text", { class: "quiet", x: left + step / 2, y: 15, "text-anchor": "middle" }, String(Math.round(100 * share))));
     svg.append(group);
   });
   $("depth").replaceChildren(shown.length ? svg : element("p", { class: "quiet" }, "No drafts yet."));
@@ -147,7 +147,7 @@ function drawCost(cost) {
     drawn("text", { class: "quiet", x: 350, y: 162, "text-anchor": "end" }, `${most} tokens`),
     drawn("text", { class: "quiet", x: 34, y: 162 }, "1"),
     drawn("text", { class: "quiet", x: 2, y: 14 }, `${(1000 * high).toFixed(0)} ms`),
-    drawn("text", { class: "quiet", x: 40, y: y(seconds[0]) - 6 }, `${(1000 * seconds[0]).toFixed(1)} ms`));
+    drawn("text", { class: "quiet", x: 40, y: y(seconds[0]) + 18 }, `1 token: ${(1000 * seconds[0]).toFixed(1)} ms`));
   $("cost").replaceChildren(svg);
 }
 function showFigures(figures, plainRate) {
@@ -157,7 +157,7 @@ function showFigures(figures, plainRate) {
   $("accepted").textContent = figures.drafted ? `${figures.accepted} of ${figures.drafted}` : "none drafted";
   $("exact").textContent = figures.exact ?? "–";
   $("plain-rate").textContent = plainRate ? plainRate.toFixed(1) : "–";
-  $("speedup").textContent = plainRate ? (rate / plainRate).toFixed(2) + "×" : "–";
+  $("speedup").textContent = plainRate ? (rate / plainRate).toFixed(2) + "x" : "–";
 }
 function clear() {
   Object.assign(state, { steps: [], tokens: [], depths: [], chosen: -1, token: -1, following: true });
