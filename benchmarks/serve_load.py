@@ -121,7 +121,7 @@ def main(
         sampling = Sampling(tokens, 0.8 * (number % 2), seed=number)
         steps = Steps(lambda emitted, outcome: said.extend(emitted))  # noqa: B023
         completer.complete(loaded.text_tokens(text), sampling, drafter=None, max_draft_tokens=0, steps=steps)
-        answer = loaded.decode([token for token in said if token not in completer.ends])
+        answer = loaded.decode([token for token in said if token not in loaded.ends])
         kinds.append(Kind(text, answer, tokens, sampling.temperature, number))
     made = aded.create_drafter(drafter)
     drafters, limits = Drafters(drafter, made, None, None, 1e9), Limits(parallel, most_waiting=10 * clients)

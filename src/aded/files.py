@@ -207,6 +207,29 @@ def _map(path: Path, names: list[str]) -> dict[str, NDArray[Any]]:
 _HEAD = 1 << 20  # bytes in which a file of ours names its kind: the format's header comes first
 
 
+def check_writable(path: Path, what: str, error: type[AdedError] = AdedError) -> None:
+    """Refuse a place that cannot be written, before the work whose outcome is to be kept there.
+
+    Args:
+        what: the file is, for the message.
+
+    Raises:
+        AdedError: of this kind.
+    """
+    reason: Any = None
+    try:
+        path = Path(os.path.realpath(path))
+        there = next(parent for parent in path.parents if parent.exists())
+        if path.is_dir():
+            reason = "it is a folder"
+        else:
+            tempfile.TemporaryFile(dir=there).close()
+    except (OSError, ValueError) as caught:
+        reason = getattr(caught, "strerror", None) or caught
+    if reason is not None:
+        raise error(f"cannot write {what} {str(path)!r}: {reason}; choose another place")
+
+
 @dataclass(frozen=True)
 class FileKind:
     """One kind of file.
@@ -232,23 +255,8 @@ class FileKind:
         return self.error(f"the {self.word} {path} is damaged ({what}); {self.remedy}")
 
     def check_writable(self, path: Path) -> None:
-        """Refuse a place that cannot be written, before the work whose outcome is to be kept there.
-
-        Raises:
-            AdedError: of this kind.
-        """
-        reason: Any = None
-        try:
-            path = Path(os.path.realpath(path))
-            there = next(parent for parent in path.parents if parent.exists())
-            if path.is_dir():
-                reason = "it is a folder"
-            else:
-                tempfile.TemporaryFile(dir=there).close()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-        if reason is not None:
-            raise self.error(f"cannot write the {self.word} {str(path)!r}: {reason}; choose another place")
+        """Refuse a place that cannot be written; see the function of this name."""
+        check_writable(path, f"the {self.word}", self.error)
 
     def write(self, path: Path, arrays: dict[str, NDArray[Any]], header: dict[str, Any]) -> None:
         """Write arrays and header, whole or not at all."""

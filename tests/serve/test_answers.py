@@ -30,8 +30,8 @@ def name(tiny: tuple[Any, Any]) -> str:
 
 
 def text_of(tiny: tuple[Any, Any], ids: list[int]) -> str:
-    loaded, completer = tiny
-    return str(loaded.decode([token for token in ids if token not in completer.ends]))
+    loaded, _ = tiny
+    return str(loaded.decode([token for token in ids if token not in loaded.ends]))
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -53,7 +53,7 @@ def test_a_conversation(tiny: Any, client: Any, plain: Plain, stream: bool, temp
         (finish,) = [part.choices[0].finish_reason for part in parts if part.choices and part.choices[0].finish_reason]
         usage = parts[-1].usage
     assert text == text_of(tiny, said)
-    assert finish == ("stop" if said[-1] in tiny[1].ends else "length")
+    assert finish == ("stop" if said[-1] in tiny[0].ends else "length")
     assert usage.completion_tokens == len(said)
     assert usage.prompt_tokens == len(tiny[0].chat_tokens(TOLD, []))
     details = usage.completion_tokens_details

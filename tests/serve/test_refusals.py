@@ -27,7 +27,7 @@ def post(address: str, path: str = "/v1/chat/completions", body: Any = CHAT, **h
 class Slow:
     """Says one token a moment, until it is let go or nobody waits any more."""
 
-    at_once, context, ends = True, 100, frozenset({299})
+    at_once, context = True, 100
 
     def __init__(self) -> None:
         self.go = threading.Event()

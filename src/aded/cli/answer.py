@@ -1,9 +1,10 @@
-"""`aded generate` and `aded chat`."""
+"""`aded generate`, and how answers and their figures are shown."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,9 @@ from rich.console import Console
 
 from aded.cli import options
 from aded.cli.options import open_runner
-from aded.errors import AdedError
+from aded.cli.page import write_page
+from aded.files import check_writable
+from aded.serve.tracing import StepRecorder
 
 
 def generate(
@@ -27,97 +30,59 @@ def generate(
     seed: options.Seed = 0,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    device: options.Device = "auto",
     state: options.State = None,
     corpus: options.CorpusFile = None,
     share: options.Share = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also decode plainly; show speedup and identity.")] = False,
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
     show_drafts: options.ShowDrafts = False,
+    html: Annotated[Path | None, typer.Option(help="Write the answer and its draft trees into one HTML file.")] = None,
 ) -> None:
     """Answer one prompt."""
-    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False, quiet=quiet)
     text = options.text_of(options.read_stdin() if prompt == "-" else prompt, "the prompt")
-    given = (engine, model, drafter, max_draft_tokens, compile, dtype, threads, state, corpus, share)
+    if html is not None:
+        check_writable(html, "the page")
+    given = (engine, model, drafter, max_draft_tokens, compile, dtype, threads, device, state, corpus, share)
     runner = open_runner(*given, notes)
     ids = runner.loaded.prompt_ids([{"role": "user", "content": text}])
     settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     runner.warm_up(ids, max_new_tokens)
     plain = None
     if compare:
-        plain = runner.plain(ids, **settings, on_text=None if as_json else _printer(console, "without ADED"))
-    title = "with ADED" if compare else ""
+        plain = runner.plain(ids, **settings, on_text=None if as_json or quiet else printer(console, "without ADED"))
+    title = "with ADED" if compare and not quiet else ""
+    recorder = None if html is None else StepRecorder(runner.loaded, max_new_tokens)
+    watched = {} if recorder is None else {"stats": recorder.counts}
     with runner.saving(state):
-        answer = runner.answer(ids, **settings, on_text=None if as_json else _printer(console, title))
+        answer = runner.answer(ids, **settings, **watched, on_text=None if as_json else printer(console, title))
+    if html is not None and recorder is not None:
+        write_page(html, runner, drafter, text, recorder, answer, None if plain is None else plain.tokens_per_second)
     comparison = {} if plain is None else runner.compare(ids, plain, answer, **settings)
-    result = answer.summary() | comparison
+    ended = bool(answer.rows[0]) and answer.rows[0][-1] in runner.loaded.ends
+    result = answer.summary() | {"finish_reason": "stop" if ended else "length"} | comparison
     if as_json:
         print(json.dumps(result))
     else:
         if show_drafts:
             console.rule("[dim]drafted tokens in green[/dim]", style="dim")
             console.print(answer.coloured())
-        _summary(console, result)
+        if not quiet:
+            show_summary(console, result)
     if comparison and not comparison["identical"] and not comparison["tie"]:
         raise typer.Exit(1)
 
 
-def chat(
-    engine: options.Engine = "transformers",
-    model: options.Model = None,
-    drafter: options.DrafterName = "adaptive",
-    max_draft_tokens: options.MaxDraftTokens = "auto",
-    compile: options.Compile = False,
-    max_new_tokens: options.NewTokens = 512,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
-    seed: options.Seed = 0,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    state: options.State = None,
-    corpus: options.CorpusFile = None,
-    share: options.Share = None,
-    show_drafts: options.ShowDrafts = False,
-) -> None:
-    """Talk to a model; what it learns is kept between turns and, with --state, between runs. End with Ctrl-D."""
-    console = Console(highlight=False)
-    given = (engine, model, drafter, max_draft_tokens, compile, dtype, threads, state, corpus, share)
-    runner = open_runner(*given, console)
-    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-    messages: list[dict[str, str]] = []
-    while True:
-        try:
-            said = console.input("[bold]> [/bold]").strip()
-        except EOFError:
-            console.print()
-            return
-        except UnicodeDecodeError as error:
-            raise AdedError(f"what was said is not valid UTF-8 ({error}); convert it") from error
-        if not said:
-            continue
-        messages.append({"role": "user", "content": options.text_of(said, "what was said")})
-        ids = runner.loaded.prompt_ids(messages)
-        try:
-            with runner.saving(state):
-                turn = seed + len(messages) // 2
-                answer = runner.answer(ids, **settings, seed=turn, on_text=_printer(console, ""))
-        except KeyboardInterrupt:
-            messages.pop()
-            console.print("[dim]\nstopped[/dim]")
-            continue
-        messages.append({"role": "assistant", "content": answer.text})
-        if show_drafts:
-            console.print(answer.coloured())
-        _summary(console, answer.summary())
-
-
-def _printer(console: Console, title: str) -> Callable[[str], None]:
+def printer(console: Console, title: str) -> Callable[[str], None]:
     """What prints text as it comes, below a title."""
     if title:
         console.rule(f"[bold]{title}[/bold]", style="dim")
     return lambda text: console.print(text, end="", markup=False, soft_wrap=True)
 
 
-def _summary(console: Console, result: dict[str, Any]) -> None:
+def show_summary(console: Console, result: dict[str, Any]) -> None:
     parts = [
         f"{result['tokens']} tokens",
         f"{result['tokens_per_second']:.1f} tokens/s",

@@ -46,6 +46,8 @@ def bench(
     corpus: options.CorpusFile = None,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
     as_json: Annotated[Path | None, typer.Option("--json", help="Write environment and results here.")] = None,
     as_html: Annotated[Path | None, typer.Option("--html", help="Write a page of plots here.")] = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the speedups in the terminal.")] = False,
@@ -67,10 +69,12 @@ def bench(
     chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
     names = options.words_of(drafters or _DRAFTERS.get(engine, "adaptive"), "--drafters")
     most = options.most_of(max_draft_tokens)
-    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False, quiet=quiet)
     if engine == "llamacpp" and batch_size > 1:
         raise AdedError("llama.cpp answers one prompt at a time here; leave out --batch-size")
-    loaded = options.load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
+    loaded = options.load_model(
+        engine, model, dtype=dtype, threads=threads, device=device, compile=compile, notes=notes
+    )
     if context is not None:
         texts = [turn for prompt in read_prompts(prompts) for turn in prompt.turns]
         chosen = lengthened(chosen, texts, context, lambda text: len(loaded.encode(text)))
@@ -91,13 +95,13 @@ def bench(
             replace(as_json, json.dumps(report, indent=1).encode())
 
     try:
-        with progress_bar("requests") as progress:
+        with progress_bar("requests", quiet=quiet) as progress:
             for group in measure(loaded, entrants, chosen, repeats=repeats, progress=progress, **answered):
                 runs.extend(group)
                 save()
         report["step_cost"] = loaded.step_cost(compile=compile).to_json()
         if as_html is not None:
-            with progress_bar("replay") as progress:
+            with progress_bar("replay", quiet=quiet) as progress:
                 report["mat_by_nodes"] = mat_by_nodes(loaded, entrants, chosen, progress=progress, **replayed)
     except KeyboardInterrupt:
         stopped = True
@@ -123,11 +127,15 @@ def calibrate(
     dtype: options.Dtype = None,
     threads: options.Threads = None,
     compile: options.Compile = False,
+    device: options.Device = "auto",
     as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Measure a step's time against the tokens in it, and keep it for later runs. The first run does so by itself."""
-    notes = Console(stderr=True, highlight=False)
-    loaded = options.load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
+    notes = Console(stderr=True, highlight=False, quiet=quiet)
+    loaded = options.load_model(
+        engine, model, dtype=dtype, threads=threads, device=device, compile=compile, notes=notes
+    )
     curve = loaded.step_cost(compile=compile, renew=True)
     if as_json:
         print(json.dumps({"model": loaded.name, "step_cost": curve.to_json()}))

@@ -49,6 +49,8 @@ def build(
     skip: options.Skip = 0,
     max_new_tokens: options.NewTokens = 256,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Prompts decoded together.")] = 16,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Learn texts, the model's own answers, or both. Stopped, it goes on next time."""
     from aded.corpus.model import learn_trace, learn_vocabulary
@@ -58,8 +60,8 @@ def build(
         raise CorpusFileError("give --text, --prompts, --vocabulary or several; --dataset takes the place of --text")
     files = text_files(text) if text else []
     CORPUS.check_writable(out)
-    notes = Console(stderr=True, highlight=False)
-    loaded: Any = options.load_model("transformers", model, notes=notes)
+    notes = Console(stderr=True, highlight=False, quiet=quiet)
+    loaded: Any = options.load_model("transformers", model, device=device, notes=notes)
     context.with_resource(locked(out, "building"))
     sources = {"text": [str(file) for file in files], "dataset": dataset, "memory_mb": memory_mb}
     identity = {"vocab_size": loaded.vocab_size, "fingerprint": loaded.fingerprint}
@@ -96,12 +98,12 @@ def build(
 
         chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
         answers = out.with_name(out.name + ".answers.safetensors")
-        with progress_bar("answers") as bar:
+        with progress_bar("answers", quiet=quiet) as bar:
             trace = record(loaded, chosen, answers, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=bar)
         made["answer_tokens"] = learn_trace(table, trace)
         answers.unlink()
     if vocabulary:
-        with progress_bar("vocabulary") as progress:
+        with progress_bar("vocabulary", quiet=quiet) as progress:
             made["vocabulary"] = learn_vocabulary(table, loaded, progress=progress)
     Corpus.write(table, out, made)
     partial.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from aded import drafters
 from aded.engines.base.drafter_files import bind_drafter, create_drafter
 from aded.engines.base.loaded import LoadedModel
 from aded.engines.base.runner import Runner
@@ -43,9 +44,19 @@ def _temperature(value: float) -> float:
     return float(finite(value) or 0.0)
 
 
-Engine = Annotated[str, typer.Option(help="transformers, or llamacpp for GGUF files.")]
+def _among(*words: str) -> Any:
+    """What the shell completes an option's value from."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+Engine = Annotated[str, typer.Option(help="transformers, or llamacpp for GGUF files.", autocompletion=_among(*ENGINES))]
 Model = Annotated[str | None, typer.Option(help="Hub id, folder or GGUF file. Default: the embedded SmolLM2-135M.")]
-DrafterName = Annotated[str, typer.Option("--drafter", help="Who drafts: adaptive, paper, prompt-lookup, ...")]
+DrafterName = Annotated[
+    str,
+    typer.Option(
+        "--drafter", help="Who drafts: adaptive, paper, prompt-lookup, ...", autocompletion=_among(*drafters.names())
+    ),
+]
 MaxDraftTokens = Annotated[str, typer.Option(help="Most draft tokens verified a step, or auto: as many as pay here.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile our steps: slow at first, faster from then on.")]
 NewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, max=_MOST_TOKENS, help="Most tokens to generate.")]
@@ -54,11 +65,30 @@ TopP = Annotated[
     float, typer.Option(min=0.0, max=1.0, callback=finite, help="Sample from the likeliest tokens of this total.")
 ]
 Seed = Annotated[int, typer.Option(min=0, max=_MOST_SEED, help="Seed of sampling.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="transformers: float32, bfloat16 (default) or float16.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="transformers: float32, bfloat16 (default) or float16.",
+        autocompletion=_among("bfloat16", "float16", "float32"),
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads. Default: the engine's.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto (a GPU where there is one), cpu, or a device by name, as cuda:1; llamacpp: gpu.",
+        autocompletion=_among("auto", "cpu", "cuda", "gpu"),
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what was asked for.")]
 State = Annotated[Path | None, typer.Option(help="Keep what is learned in this file between runs.")]
 Share = Annotated[
-    str | None, typer.Option(help="What other turns and --state get: answers (default), nothing, or all, prompts too.")
+    str | None,
+    typer.Option(
+        help="What other turns and --state get: answers (default), nothing, or all, prompts too.",
+        autocompletion=_among("answers", "nothing", "all"),
+    ),
 ]
 CorpusFile = Annotated[Path | None, typer.Option("--corpus", help="A corpus to draft from besides what is learned.")]
 ShowDrafts = Annotated[bool, typer.Option("--show-drafts", help="Colour the tokens that came from drafts.")]
@@ -152,6 +182,7 @@ def open_runner(
     compile: bool,
     dtype: str | None,
     threads: int | None,
+    device: str,
     state: Path | None,
     corpus: Path | None,
     share: str | None,
@@ -165,7 +196,8 @@ def open_runner(
     most = most_of(max_draft_tokens)
     # What is wrong with these is known before the work begins.
     made = create_drafter(drafter, state=state, corpus=corpus, share=share)
-    loaded = load_model(engine, model, dtype=dtype, threads=threads, compile=compile, notes=notes)
+    chosen: dict[str, Any] = {"dtype": dtype, "threads": threads, "device": device, "compile": compile}
+    loaded = load_model(engine, model, **chosen, notes=notes)
     bind_drafter(made, loaded.vocab_size, loaded.fingerprint, state)
     runner: Runner = engine_module(engine, "runner").EngineRunner(loaded, made, most, compile)
     return runner
@@ -177,6 +209,7 @@ def load_model(
     *,
     dtype: str | None = None,
     threads: int | None = None,
+    device: str = "auto",
     compile: bool = False,
     notes: Console,
 ) -> LoadedModel:
@@ -194,8 +227,9 @@ def load_model(
     if engine == "transformers":
         if threads is not None:
             loading.torch.set_num_threads(threads)
-        options = {"dtype": dtype or _DTYPE, "report": lambda text: notes.print(f"[dim]{text}[/dim]")}
-    loaded: LoadedModel = loading.load(model, **options)
+        options = {"dtype": dtype or _DTYPE}
+    report = lambda text: notes.print(f"[dim]{text}[/dim]")  # noqa: E731
+    loaded: LoadedModel = loading.load(model, device=device, report=report, **options)
     return loaded
 
 

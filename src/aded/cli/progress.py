@@ -1,4 +1,4 @@
-"""The progress bar of slow commands."""
+"""The progress of slow commands."""
 
 from __future__ import annotations
 
@@ -8,11 +8,29 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_LINES = 100  # at most, of one command in a log
+
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error, moved by calling it with what is done and the total."""
+def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Progress on standard error: call it with what is done and the total.
+
+    In a terminal it is a bar, which goes when it is done; elsewhere a line for each thing done, or each hundredth.
+    """
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    if not console.is_terminal:
+        shown = -1
+
+        def line(done: int, total: int) -> None:
+            nonlocal shown
+            part = done if total <= _LINES else done * _LINES // total
+            if part != shown:
+                console.print(f"{title}: {done} of {total}")
+            shown = part
+
+        yield line
+        return
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

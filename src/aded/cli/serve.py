@@ -37,6 +37,8 @@ def serve(
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="Of requests that say none; 0 is greedy.")] = 1.0,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
     state: options.State = None,
     save_every: Annotated[float, typer.Option(min=1.0, help="Seconds between two saves of --state.")] = 300.0,
     corpus: options.CorpusFile = None,
@@ -52,9 +54,9 @@ def serve(
     except ModuleNotFoundError as error:
         raise AdedError(f'aded serve needs {error.name}: pip install "aded[serve]"') from error
 
-    notes = Console(stderr=True, highlight=False)
+    notes = Console(stderr=True, highlight=False, quiet=quiet)
     keys = _keys(api_key or [], api_keys)
-    given = (engine, model, drafter, max_draft_tokens, False, dtype, threads, state, corpus, share)
+    given = (engine, model, drafter, max_draft_tokens, False, dtype, threads, device, state, corpus, share)
     runner = options.open_runner(*given, notes)
     # What is shared is said to each request.
     drafters = Drafters(drafter, runner.drafter, share, state, save_every)  # type: ignore[arg-type]

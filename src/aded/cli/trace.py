@@ -37,6 +37,8 @@ def record(
     seed: options.Seed = 0,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
 ) -> None:
     """Decode prompts plainly and keep every token with the model's likeliest ones. Stopped, it goes on next time."""
     from aded.traces import read_prompts
@@ -46,15 +48,15 @@ def record(
     source = prompts or texts
     if source is None or (prompts and texts):
         raise AdedError("give either --prompts FILE or --texts FILE")
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, quiet=quiet)
     chosen = read_prompts(source, limit=limit, per_category=per_category, skip=skip)
-    loaded = options.load_model(engine, model, dtype=dtype, threads=threads, notes=console)
+    loaded = options.load_model(engine, model, dtype=dtype, threads=threads, device=device, notes=console)
     if texts is not None:
         trace = from_texts(loaded, chosen, out)
     else:
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "top_k": top_k, "batch_size": batch_size}
         settings |= {"temperature": temperature, "seed": seed}
-        with progress_bar("answers") as progress:
+        with progress_bar("answers", quiet=quiet) as progress:
             trace = record_trace(loaded, chosen, out, progress=progress, **settings)
     console.print(f"{len(trace.sequences)} answers, {trace.tokens} tokens, in {out}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +10,8 @@ from aded.engines.base.completion import Sampling, Steps
 from aded.engines.base.loaded import LoadedModel
 from aded.serve.processors import LogProbs, TokenLogProbs
 from aded.serve.text import GrowingText
-from aded.tree import DraftTree, Outcome
+from aded.serve.tracing import traced
+from aded.tree import Outcome
 
 Finish = Literal["stop", "length"]
 
@@ -43,7 +43,6 @@ class Answering:
     """Takes in what steps emit, and tells of it.
 
     Args:
-        ends: ids that end an answer.
         tell: given each piece, in the thread that decodes.
         stop: stop strings.
         logprobs: notes log-probabilities, one of `sampling`'s processors.
@@ -58,7 +57,6 @@ class Answering:
     def __init__(
         self,
         loaded: LoadedModel,
-        ends: frozenset[int],
         sampling: Sampling,
         tell: Callable[[Piece], None],
         *,
@@ -66,7 +64,7 @@ class Answering:
         logprobs: LogProbs | None = None,
         trace: bool = False,
     ) -> None:
-        self._loaded, self._ends, self._tell, self._most = loaded, ends, tell, sampling.max_new_tokens
+        self._loaded, self._tell, self._most = loaded, tell, sampling.max_new_tokens
         self._text = GrowingText(loaded.decode, stop)
         self._logprobs, self._trace = logprobs, trace
         self.steps = Steps(self._took)
@@ -79,7 +77,7 @@ class Answering:
             tokens.append(token)
             if self._logprobs is not None:
                 scored.append(self._logprobs.take(token))
-            if token in self._ends:
+            if token in self._loaded.ends:
                 self.finish = "stop"
             else:
                 text += self._text.add(token)
@@ -92,7 +90,7 @@ class Answering:
                 text += self._text.end()
                 break
         self.accepted += 0 if outcome is None else min(len(outcome.path), len(tokens))
-        trace = self._traced(tokens, outcome) if self._trace else None
+        trace = traced(self._loaded, tokens, outcome, self.steps) if self._trace else None
         self._tell(Piece(text, tokens, scored, trace, self.finish))
         if self.finish is not None:
             raise Ended
@@ -102,51 +100,3 @@ class Answering:
         if self.finish is None:
             self.finish = "length"
             self._tell(Piece(self._text.end(), [], finish=self.finish))
-
-    def _traced(self, tokens: list[int], outcome: Outcome | None) -> dict[str, Any]:
-        """The step for the page: its tokens, its tree, and how long its parts took."""
-        tree, path = (DraftTree.empty(), []) if outcome is None else (outcome.tree, list(outcome.path))
-        shown: list[dict[str, Any]] = []
-        for i, token in enumerate(tokens):
-            drafted = i < len(path)
-            row = 0 if i == 0 else path[i - 1] + 1 if i <= len(path) else None
-            shown.append(
-                {
-                    "text": self._shown(token),
-                    "drafted": drafted,
-                    "depth": i + 1 if drafted else 0,
-                    "drafter_probability": _edge(tree, path[i]) if drafted else None,
-                    "probability": _probability(outcome, row, token),
-                }
-            )
-        nodes = [
-            {"text": self._shown(int(token)), "parent": int(parent), "probability": math.exp(float(log_prob))}
-            for token, parent, log_prob in zip(tree.tokens, tree.parents, tree.log_probs, strict=True)
-        ]
-        steps = self.steps
-        return {
-            "tokens": shown,
-            "nodes": nodes,
-            "path": path,
-            "seconds": {"draft": steps.draft_s, "verify": steps.verify_s, "learn": steps.learn_s},
-        }
-
-    def _shown(self, token: int) -> str:
-        return self._loaded.shown(token)
-
-
-def _edge(tree: DraftTree, node: int) -> float:
-    """What the drafter gave a token after the ones before it."""
-    parent = int(tree.parents[node])
-    before = float(tree.log_probs[parent]) if parent >= 0 else 0.0
-    return math.exp(min(float(tree.log_probs[node]) - before, 0.0))
-
-
-def _probability(outcome: Outcome | None, row: int | None, token: int) -> float | None:
-    """The model's, where the step brought it."""
-    if outcome is None or outcome.top_ids is None or outcome.top_probs is None or row is None:
-        return None
-    for known, probability in zip(outcome.top_ids[row].tolist(), outcome.top_probs[row].tolist(), strict=True):
-        if known == token:
-            return float(probability)
-    return None

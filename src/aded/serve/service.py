@@ -215,7 +215,6 @@ class Service:
                 )
                 answering = Answering(
                     self.loaded,
-                    self.completer.ends,
                     sampling,
                     lambda piece, number=number: self._told(request, number, piece, tell),  # type: ignore[misc]
                     stop=asked.stops,

@@ -46,10 +46,6 @@ class Completer(Protocol):
         """Tokens of a prompt and its answer together, at most."""
 
     @property
-    def ends(self) -> frozenset[int]:
-        """Ids that end an answer."""
-
-    @property
     def at_once(self) -> bool:
         """Whether several threads can each be in the middle of an answer."""
 

@@ -61,6 +61,10 @@ class LoadedModel(Protocol):
         """A conversation's token ids."""
 
     @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end an answer."""
+
+    @property
     def takes_tools(self) -> bool:
         """Whether its chat template has a place for tools."""
 

@@ -46,6 +46,8 @@ class Answer:
             "text": self.text,
             "tokens": self.tokens,
             "steps": self.stats.steps,
+            "drafted": self.stats.drafted,
+            "accepted": self.stats.accepted,
             "mean_accepted_tokens": self.stats.mean_accepted_tokens,
             "tokens_per_second": self.tokens_per_second,
             "time_to_first_token_s": self.first_s,
@@ -53,12 +55,12 @@ class Answer:
         }
 
     def coloured(self) -> Any:
-        """The text with drafted tokens in green (a rich Text)."""
+        """The text with drafted tokens green and underlined (a rich Text)."""
         from rich.text import Text
 
         text = Text()
         for piece, drafted in zip(self.pieces, self.stats.from_draft, strict=True):
-            text.append(piece, style="green" if drafted else "")
+            text.append(piece, style="green underline" if drafted else "")
         return text
 
 
@@ -99,8 +101,8 @@ class Runner:
         return self.timed(ids, settings, None)
 
     def answer(self, ids: Any, **settings: Any) -> Answer:
-        """Decode through ADED."""
-        return self.timed(ids, settings, Stats())
+        """Decode through ADED; `stats` among the settings is filled."""
+        return self.timed(ids, settings, settings.pop("stats", None) or Stats())
 
     def timed(self, ids: Any, settings: dict[str, Any], stats: Stats | None) -> Answer:
         """Decode through ADED and fill `stats`; without it, as the engine alone does."""

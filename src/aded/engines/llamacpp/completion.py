@@ -30,12 +30,6 @@ class EngineCompleter:
     def context(self) -> int:
         return int(self._llama.n_ctx())
 
-    @cached_property
-    def ends(self) -> frozenset[int]:
-        vocabulary = llama_cpp.llama_model_get_vocab(self._llama._model.model)
-        ids = range(self._loaded.vocab_size)
-        return frozenset(i for i in ids if llama_cpp.llama_vocab_is_eog(vocabulary, i))
-
     def grammar_tokenizer(self) -> Any:
         """The vocabulary as llguidance takes it."""
         from llguidance.llamacpp import lltokenizer_from_vocab

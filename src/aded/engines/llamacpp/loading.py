@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ class LoadedLlama:
     def prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of a conversation; without a chat template the texts are joined as they are."""
         return self.chat_tokens(messages, [])
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        ids = range(self.vocab_size)
+        return frozenset(i for i in ids if llama_cpp.llama_vocab_is_eog(self._vocabulary, i))
 
     @property
     def takes_tools(self) -> bool:
@@ -153,7 +160,14 @@ class LoadedLlama:
         return text
 
 
-def load(model: str | None, *, threads: int | None = None, context: int = 0) -> LoadedLlama:
+def load(
+    model: str | None,
+    *,
+    threads: int | None = None,
+    context: int = 0,
+    device: str = "cpu",
+    report: Callable[[str], None] = lambda text: None,
+) -> LoadedLlama:
     """Load a GGUF file; None is the embedded SmolLM2-135M-Instruct.
 
     With flash attention, as llama.cpp itself has it where it can: it is faster, and on a processor a pass over several
@@ -162,6 +176,8 @@ def load(model: str | None, *, threads: int | None = None, context: int = 0) -> 
     Args:
         threads: for one token and for many; None: llama-cpp-python's own choice of each.
         context: tokens it has room for; 0: as many as the model was made for.
+        device: "cpu", "gpu" for all layers on one, or "auto": a GPU where llama.cpp was built for one.
+        report: told which, where it is none.
 
     Raises:
         ModelLoadError: there is no such file, or llama.cpp cannot read it.
@@ -169,10 +185,17 @@ def load(model: str | None, *, threads: int | None = None, context: int = 0) -> 
     file = embedded_file() if model is None else Path(model)
     if not file.is_file():
         raise ModelLoadError(f"there is no GGUF file {file}; check the path")
+    if device not in ("auto", "cpu", "gpu"):
+        raise ModelLoadError(f"llama.cpp knows no device {device!r}; choose auto, cpu or gpu")
+    able = bool(llama_cpp.llama_supports_gpu_offload())
+    if device == "gpu" and not able:
+        raise ModelLoadError("this llama.cpp was built without a GPU; build it for one, or choose --device cpu")
+    settings: dict[str, Any] = {"n_ctx": context, "n_threads": threads, "n_threads_batch": threads}
+    if able and device != "cpu":
+        settings["n_gpu_layers"] = -1
+        report("on a GPU, all layers")
     try:
-        llama = llama_cpp.Llama(
-            str(file), n_ctx=context, n_threads=threads, n_threads_batch=threads, flash_attn=True, verbose=False
-        )
+        llama = llama_cpp.Llama(str(file), flash_attn=True, verbose=False, **settings)
     except (ValueError, RuntimeError) as error:
         raise ModelLoadError(
             f"llama.cpp cannot read {file}: it is damaged, no GGUF language model, or of an architecture this version "

@@ -59,11 +59,6 @@ class EngineCompleter:
         config = self._model.config.get_text_config(decoder=True)
         return int(getattr(config, "max_position_embeddings", None) or _NO_LIMIT)
 
-    @cached_property
-    def ends(self) -> frozenset[int]:
-        ends = self._model.generation_config.eos_token_id
-        return frozenset([ends] if isinstance(ends, int) else ends or [])
-
     def grammar_tokenizer(self) -> Any:
         """The vocabulary as llguidance takes it, at least as large as scores are."""
         from llguidance.hf import from_tokenizer

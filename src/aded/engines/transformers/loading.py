@@ -71,6 +71,12 @@ class Loaded:
         return ids
 
     @property
+    def ends(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        return frozenset([ends] if isinstance(ends, int) else ends or [])
+
+    @property
     def takes_tools(self) -> bool:
         """Whether its chat template has a place for tools."""
         return "tools" in (self.tokenizer.chat_template or "")
@@ -144,12 +150,19 @@ class Loaded:
         return options | ({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {})
 
 
-def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], None] = lambda text: None) -> Loaded:
+def load(
+    model: str | None,
+    *,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    report: Callable[[str], None] = lambda text: None,
+) -> Loaded:
     """Load `model`; None is the embedded SmolLM2-135M-Instruct.
 
     Args:
         model: hub id, folder, or GGUF file. A GGUF file is converted once, in the cache folder.
         dtype: "float32", "bfloat16" or "float16".
+        device: torch's name of one, or "auto": a GPU where there is one.
         report: told about slow work before it starts.
 
     Raises:
@@ -157,6 +170,7 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
     """
     if dtype not in DTYPES:
         raise ModelLoadError(f"there is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    place = _device(device)
     name = EMBEDDED if model is None else model
     source = embedded_file() if model is None else Path(model)
     if source.suffix == ".gguf":
@@ -179,7 +193,23 @@ def load(model: str | None, *, dtype: str = "bfloat16", report: Callable[[str], 
             f"cannot load the model {name}: {reason(error)} "
             "Give a folder, a GGUF file, or a hub id this machine can reach."
         ) from error
-    return Loaded(name, loaded.eval(), tokenizer)
+    if place.type != "cpu":
+        report(f"on {place}" + (f" ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else ""))
+    try:
+        return Loaded(name, loaded.eval().to(place), tokenizer)
+    except RuntimeError as error:
+        raise ModelLoadError(f"the model {name} does not fit {place}: {reason(error)} Choose --device cpu") from error
+
+
+def _device(name: str) -> torch.device:
+    """A device that is there."""
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelLoadError(f"there is no device {name!r} here ({reason(error)}); choose auto or cpu") from error
 
 
 def embedded_folder(report: Callable[[str], None] = lambda text: None) -> Path:

@@ -101,7 +101,6 @@ class EngineRunner(Runner):
 
     def _until_end(self, emitted: list[int]) -> list[int]:
         """A row's tokens without what pads it."""
-        ends = self.loaded.model.generation_config.eos_token_id
-        ends = [ends] if isinstance(ends, int) else ends or []
+        ends = self.loaded.ends
         end = next((i for i, token in enumerate(emitted) if token in ends), len(emitted))
         return emitted[: end + 1]
