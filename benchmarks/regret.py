@@ -23,7 +23,7 @@ from aded.traces.replay import decode_sequence
 from aded.traces.trace import Trace
 from benchmarks.command import curve_of, new_app, run
 
-__all__ = ["FIXED", "Regret", "app", "regret"]
+__all__ = ["FIXED", "OnCurve", "Regret", "app", "regret"]
 
 app = new_app()
 
@@ -55,7 +55,7 @@ class Regret:
         return self.chosen / self.fixed[self.best]
 
 
-class _OnCurve(AdaptiveBudget):
+class OnCurve(AdaptiveBudget):
     """Steps cost what the curve says, and not what a replay takes; drafting and learning cost nothing."""
 
     def timed(self, step: Pass | None, drafting_s: float, learning_s: float) -> None:
@@ -77,7 +77,7 @@ def regret(
     """
     evidence = Evidence()
     budgets: list[Callable[[], Budget]] = [
-        lambda: _OnCurve(MeasuredCost(curve), evidence=evidence if keep_state else None)
+        lambda: OnCurve(MeasuredCost(curve), evidence=evidence if keep_state else None)
     ]
     budgets += [lambda nodes=nodes: FixedBudget(nodes) for nodes in fixed]  # type: ignore[misc]
     rates, nodes_used = [], 0.0

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from aded.drafters.base import Drafter, Session, register
     from aded.drafters.base import create as create_drafter
     from aded.drafters.base import names as drafter_names
+    from aded.drafters.predicted import predicting
     from aded.drafters.sharing import sharing
     from aded.engines.transformers import Certificate, accelerate, certify, generate, prepare, restore
     from aded.errors import (
@@ -59,6 +60,7 @@ __all__ = [
     "drafter_names",
     "generate",
     "llamacpp",
+    "predicting",
     "prepare",
     "register",
     "restore",
@@ -69,6 +71,7 @@ __all__ = [
 # Where each name is found when it is first asked for: the package itself is there at once, torch only where needed.
 _OF = {
     "drafters.base": ("Drafter", "Session", "register", "create_drafter", "drafter_names"),
+    "drafters.predicted": ("predicting",),
     "drafters.sharing": ("sharing",),
     "engines.transformers": ("Certificate", "accelerate", "certify", "generate", "prepare", "restore"),
     "representative": ("Corpus", "Representative"),

@@ -216,3 +216,16 @@ def test_what_was_learned_is_saved_and_read_again(tiny: Any, tmp_path: Any) -> N
     again = aded.create_drafter("adaptive", memory_mb=4)
     again.load(tmp_path / "state")
     assert again.clock == first.clock > 0
+
+
+def test_a_prediction_takes_fewer_steps_and_changes_no_answer(tiny: Any, client: Any, plain: Plain) -> None:
+    text = text_of(tiny, plain(tiny[0].chat_tokens(TOLD, []), 40))
+    steps = []
+    for prediction in ({}, {"prediction": {"type": "content", "content": [{"type": "text", "text": text}]}}):
+        ours = {"aded": {"drafter": "none", "max_draft_tokens": 8}} | prediction
+        reply = client.chat.completions.create(
+            model=name(tiny), messages=TOLD, max_tokens=40, temperature=0, extra_body=ours
+        )
+        assert reply.choices[0].message.content == text
+        steps.append(reply.model_extra["aded"]["steps"])
+    assert steps[1] < steps[0]

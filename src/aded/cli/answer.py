@@ -13,6 +13,8 @@ from rich.console import Console
 from aded.cli import options
 from aded.cli.options import open_runner
 from aded.cli.page import write_page
+from aded.drafters.predicted import predicting
+from aded.errors import AdedError
 from aded.files import check_writable
 from aded.serve.tracing import StepRecorder
 
@@ -38,11 +40,15 @@ def generate(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     show_drafts: options.ShowDrafts = False,
+    prediction: Annotated[
+        Path | None, typer.Option(help="A text file that the answer is expected to look like, as when it is edited.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write the answer and its draft trees into one HTML file.")] = None,
 ) -> None:
     """Answer one prompt."""
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False, quiet=quiet)
     text = options.text_of(options.read_stdin() if prompt == "-" else prompt, "the prompt")
+    expected = None if prediction is None else _text_in(prediction)
     if html is not None:
         check_writable(html, "the page")
     given = (engine, model, drafter, max_draft_tokens, compile, dtype, threads, device, state, corpus, share)
@@ -56,7 +62,7 @@ def generate(
     title = "with ADED" if compare and not quiet else ""
     recorder = None if html is None else StepRecorder(runner.loaded, max_new_tokens)
     watched = {} if recorder is None else {"stats": recorder.counts}
-    with runner.saving(state):
+    with runner.saving(state), predicting([] if expected is None else runner.loaded.encode(expected)):
         answer = runner.answer(ids, **settings, **watched, on_text=None if as_json else printer(console, title))
     if html is not None and recorder is not None:
         write_page(html, runner, drafter, text, recorder, answer, None if plain is None else plain.tokens_per_second)
@@ -73,6 +79,13 @@ def generate(
             show_summary(console, result)
     if comparison and not comparison["identical"] and not comparison["tie"]:
         raise typer.Exit(1)
+
+
+def _text_in(file: Path) -> str:
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdedError(f"cannot read the prediction {file}: {error}; give a text file") from error
 
 
 def printer(console: Console, title: str) -> Callable[[str], None]:

@@ -75,6 +75,11 @@ class _Part(_Strict):
     text: StrictStr
 
 
+def joined_text(content: str | list[_Part]) -> str:
+    """All parts of a content."""
+    return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
 class Message(BaseModel):
     """A message of a conversation; what a template reads besides is passed on."""
 
@@ -86,8 +91,7 @@ class Message(BaseModel):
     def as_template(self) -> dict[str, Any]:
         """As chat templates read it."""
         said = self.model_dump(exclude_none=True)
-        content = self.content or ""
-        said["content"] = content if isinstance(content, str) else "".join(part.text for part in content)
+        said["content"] = joined_text(self.content or "")
         if self.role == "developer":
             said["role"] = "system"
         return said
@@ -115,6 +119,17 @@ class ResponseFormat(_Strict):
     json_schema: JsonSchema | None = None
 
 
+class PredictedContent(_Strict):
+    """What the answer is expected to look like."""
+
+    type: Literal["content"]
+    content: StrictStr | list[_Part]
+
+    @property
+    def text(self) -> str:
+        return joined_text(self.content)
+
+
 class ChatRequest(_Request):
     """POST /v1/chat/completions."""
 
@@ -123,6 +138,7 @@ class ChatRequest(_Request):
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
+    prediction: PredictedContent | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: StrictBool | None = None

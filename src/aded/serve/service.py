@@ -13,6 +13,7 @@ from typing import Any
 import aded
 from aded.drafters.base import Private
 from aded.drafters.base import names as drafter_names
+from aded.drafters.predicted import PredictedDrafter
 from aded.engines.base.completion import Completer, Processor, Sampling, Steps
 from aded.engines.base.loaded import LoadedModel
 from aded.engines.base.options import MaxDraftTokens
@@ -85,6 +86,24 @@ class Asked:
         return sum(answering.steps.drafted for answering in self.answerings)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked for in one of both forms.
+
+    Attributes:
+        logprobs: likeliest tokens to name at each position; None: no log-probabilities.
+        schema: a JSON schema that answers follow; None: they follow none.
+        tools: whether calls of tools are looked for.
+        expected: ids that answers are expected to look like.
+    """
+
+    most_tokens: int | None
+    logprobs: int | None = None
+    schema: Any = None
+    tools: bool = False
+    expected: list[int] | None = None
+
+
 class Service:
     """A loaded model, its drafters, and the line of requests."""
 
@@ -149,7 +168,9 @@ class Service:
         if asked.top_logprobs and not asked.logprobs:
             raise SettingsError("top_logprobs: ask for logprobs as well")
         top = (asked.top_logprobs or 0) if asked.logprobs else None
-        return self._begin(asked, [prompt], asked.most_tokens, top, schema, bool(tools), tenant, tell, done)
+        expected = None if asked.prediction is None else self.loaded.encode(asked.prediction.text)
+        wanted = _Wanted(asked.most_tokens, top, schema, bool(tools), expected)
+        return self._begin(asked, [prompt], wanted, tenant, tell, done)
 
     def completion(
         self, asked: CompletionRequest, tenant: str | None, tell: Tell, done: Callable[[Any], None]
@@ -162,7 +183,7 @@ class Service:
             raise SettingsError(f"prompt: from 1 to {MOST_CHOICES} answers can be asked for at once")
         tokens = [self._known(p) if isinstance(p, list) else self.loaded.text_tokens(p) for p in prompts]
         most = asked.max_tokens or 16  # as OpenAI's
-        return self._begin(asked, tokens, most, asked.logprobs, None, False, tenant, tell, done)
+        return self._begin(asked, tokens, _Wanted(most, asked.logprobs), tenant, tell, done)
 
     def _known(self, ids: list[int]) -> list[int]:
         if wrong := [token for token in ids if not 0 <= token < self.loaded.vocab_size]:
@@ -173,10 +194,7 @@ class Service:
         self,
         asked: ChatRequest | CompletionRequest,
         prompts: Sequence[list[int]],
-        most_tokens: int | None,
-        logprobs: int | None,
-        schema: Any,
-        tools: bool,
+        wanted: _Wanted,
         tenant: str | None,
         tell: Tell,
         done: Callable[[Any], None],
@@ -194,24 +212,26 @@ class Service:
         """
         ours = asked.aded
         drafter = self.drafters.of(None if ours is None else ours.drafter, tenant)
+        if drafter is not None and wanted.expected is not None:
+            drafter = PredictedDrafter(drafter, [wanted.expected])
         most_drafted = self.max_draft_tokens
         if ours is not None and ours.max_draft_tokens is not None:
             most_drafted = ours.max_draft_tokens
-        request = Asked(sum(map(len, prompts)), tools)
+        request = Asked(sum(map(len, prompts)), wanted.tools)
         seed = secrets.randbits(31) if asked.seed is None else asked.seed % 2**31
         temperature = self.limits.temperature if asked.temperature is None else float(asked.temperature)
         choices: list[Choice] = []
         for prompt in prompts:
-            room = self._room(prompt, most_tokens)
+            room = self._room(prompt, wanted.most_tokens)
             for _ in range(asked.n or 1):
                 number = len(choices)
-                noted = None if logprobs is None else LogProbs(logprobs)
+                noted = None if wanted.logprobs is None else LogProbs(wanted.logprobs)
                 sampling = Sampling(
                     room,
                     temperature,
                     1.0 if asked.top_p is None else float(asked.top_p),
                     (seed + number) % 2**31,
-                    self._processors(asked, prompt, noted, schema),
+                    self._processors(asked, prompt, noted, wanted.schema),
                 )
                 answering = Answering(
                     self.loaded,

@@ -45,3 +45,18 @@ def test_what_a_drafter_cannot_share_is_refused_at_once(llama: llama_cpp.Llama) 
     with pytest.raises(aded.SettingsError, match="use the drafter adaptive"):
         aded.llamacpp.accelerate(llama, drafter="paper", tenant="a")
     assert "generate" not in vars(llama)
+
+
+def test_a_prediction_is_drafted_from(llama: llama_cpp.Llama) -> None:
+    settings = {"max_tokens": 40, "temperature": 0.0}
+    llama.reset()
+    plain, steps = llama.create_completion("the other nose", **settings)["choices"][0]["text"], []
+    for prediction in ("", plain, "something else entirely"):
+        llama.reset()
+        stats = aded.Stats()
+        undo = aded.llamacpp.accelerate(llama, drafter="none", max_draft_tokens=12, stats=stats)
+        with aded.predicting(prediction):
+            assert llama.create_completion("the other nose", **settings)["choices"][0]["text"] == plain
+        undo()
+        steps.append(stats.steps)
+    assert steps[1] < steps[0] <= steps[2] + 1

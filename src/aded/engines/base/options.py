@@ -50,7 +50,8 @@ def budget_for(
         if not getattr(drafter, "drafts", True):
             return FixedBudget(0)  # nothing need be measured
         try:
-            evidence = _EVIDENCE.setdefault(drafter, Evidence())
+            # That of a prediction is of one call: what is known of the drafter within it stays with that.
+            evidence = _EVIDENCE.setdefault(getattr(drafter, "within", drafter), Evidence())
         except TypeError:  # a drafter that cannot be hashed or referred to weakly begins anew
             evidence = Evidence()
         return AdaptiveBudget(MeasuredCost(curve(), length), slots=slots, evidence=evidence)

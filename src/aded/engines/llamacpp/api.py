@@ -24,6 +24,7 @@ from aded.budget import CostCurve, FixedBudget
 from aded.decoding import decode
 from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
+from aded.drafters.predicted import predicted
 from aded.drafters.sharing import Share, for_call
 from aded.engines.base.options import MaxDraftTokens, budget_for
 from aded.engines.llamacpp.cost import cost_curve, set_threads, threads_by_length
@@ -79,6 +80,7 @@ def accelerate(
             one token at a time (flash attention on a processor, see `Stats.exact`), else trees.
         stats: what decoding took is added to it.
         share, tenant: what others get of its calls, and on whose behalf they are; `aded.sharing` says it of some.
+            `aded.predicting` says of some what their answers are expected to look like.
         nodes: the old name of `max_draft_tokens`.
 
     Raises:
@@ -106,7 +108,10 @@ def accelerate(
     def generate(*args: Any, **kwargs: Any) -> Iterator[int]:
         given = plain.bind(*args, **kwargs)
         given.apply_defaults()
-        return _generate(llama, for_call(shared, share, tenant), most, trees, stats, **given.arguments)
+        drafting = predicted(
+            for_call(shared, share, tenant), None, 1, lambda text: llama.tokenize(text.encode(), False, False)
+        )
+        return _generate(llama, drafting, most, trees, stats, **given.arguments)
 
     vars(llama)["generate"] = generate
     reference = weakref.ref(llama)
@@ -116,6 +121,12 @@ def accelerate(
             restore(target)
 
     return undo
+
+
+def _ids_of(llama: Any, text: str) -> list[int]:
+    """Of a text inside an answer."""
+    ids: list[int] = llama.tokenize(text.encode(), add_bos=False, special=False)
+    return ids
 
 
 def restore(llama: Any) -> None:

@@ -19,10 +19,11 @@ from aded.budget.cost import CostCurve
 from aded.decoding import decode
 from aded.deprecation import renamed_option
 from aded.drafters.base import Drafter
+from aded.drafters.predicted import Prediction, predicted
 from aded.drafters.sharing import Share, for_call
 from aded.engines.base.options import MaxDraftTokens, budget_for, kept_drafter
 from aded.engines.transformers import cache as kv
-from aded.engines.transformers.callers import NO_STREAMER, callers, encoded_text
+from aded.engines.transformers.callers import NO_STREAMER, callers, encoded_text, text_ids
 from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.cost import cost_curve
 from aded.engines.transformers.engine import TransformersEngine, Way
@@ -49,7 +50,7 @@ def prepare(model: Any, *, compile: bool = False, renew: bool = False) -> CostCu
 
 
 # Of a call; `generate` must not refuse them.
-_SETTINGS = {"drafter", "max_draft_tokens", "compile", "stats", "on_unsupported", "share", "tenant"}
+_SETTINGS = {"drafter", "max_draft_tokens", "compile", "stats", "on_unsupported", "share", "tenant", "prediction"}
 
 
 @torch.no_grad()
@@ -115,6 +116,7 @@ def generate(
     on_unsupported: Literal["raise", "fallback"] = "raise",
     share: Share | None = None,
     tenant: str | None = None,
+    prediction: Prediction | None = None,
     nodes: MaxDraftTokens | None = None,
     **model_kwargs: Any,
 ) -> Any:
@@ -132,6 +134,8 @@ def generate(
         stats: filled with what decoding took.
         on_unsupported: "raise" an UnsupportedError, or "fallback" to plain decoding with a warning.
         share, tenant: what others get of this call, and on whose behalf it is; see `aded.sharing`.
+        prediction: what the answer is expected to look like, as in editing a file: token ids, or a text where
+            `generate` was given a tokenizer; for a batch, one for each row. See `aded.predicting`.
         nodes: the old name of `max_draft_tokens`.
 
     The other arguments are what `generate` hands to its decoding methods. Returns what `generate` returns.
@@ -150,6 +154,7 @@ def generate(
     criteria = StoppingCriteriaList() if stopping_criteria is None else stopping_criteria
     max_draft_tokens = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
     drafting = for_call(kept_drafter(model, drafter), share, tenant)
+    drafting = predicted(drafting, prediction, len(input_ids), lambda text: text_ids(model, text))
     held: int | None = None  # entries of the cache before the prompt was taken in
     try:
         refuse(model, input_ids, generation_config, synced_gpus, compile, model_kwargs)

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import torch
 
+from aded.errors import SettingsError
+
 
 class _NoStreamer:
     """Stands for "no streamer" where a caller's frame must not be searched for one."""
@@ -40,3 +42,16 @@ def encoded_text(model: Any) -> list[list[int]]:
     mask = (known or {}).get("attention_mask")
     real = torch.ones_like(text) if mask is None or mask.shape != text.shape else mask
     return [row[there.bool()].tolist() for row, there in zip(text, real, strict=True)]
+
+
+def text_ids(model: Any, text: str) -> list[int]:
+    """Token ids of a text, by the tokenizer that `generate` was given.
+
+    Raises:
+        SettingsError: it was given none.
+    """
+    tokenizer = (callers(model, "generation_mode_kwargs") or {}).get("tokenizer")
+    if tokenizer is None:
+        raise SettingsError("a text needs a tokenizer: give token ids, or tokenizer= to generate")
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
