@@ -96,14 +96,15 @@ def test_an_answer_as_one_page_and_alone(tmp_path: Path, monkeypatch: pytest.Mon
 def test_progress_in_a_log_is_lines(capsys: pytest.CaptureFixture[str]) -> None:
     from aded.cli.progress import progress_bar
 
-    with progress_bar("requests") as progress:
+    with progress_bar("requests", lines=True) as progress:
         for done in (1, 1, 2):
             progress(done, 2)
     assert capsys.readouterr().err == "requests: 1 of 2\nrequests: 2 of 2\n"
-    with progress_bar("tokens") as progress:
+    with progress_bar("tokens", lines=True) as progress:
         for done in range(10_000):
             progress(done, 10_000)
     assert len(capsys.readouterr().err.splitlines()) == 100
-    with progress_bar("requests", quiet=True) as progress:
-        progress(1, 2)
+    for options in ({}, {"quiet": True, "lines": True}):
+        with progress_bar("requests", **options) as progress:
+            progress(1, 2)
     assert not capsys.readouterr().err

@@ -95,7 +95,7 @@ def bench(
             replace(as_json, json.dumps(report, indent=1).encode())
 
     try:
-        with progress_bar("requests", quiet=quiet) as progress:
+        with progress_bar("requests", quiet=quiet, lines=True) as progress:
             for group in measure(loaded, entrants, chosen, repeats=repeats, progress=progress, **answered):
                 runs.extend(group)
                 save()

@@ -98,7 +98,7 @@ def build(
 
         chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
         answers = out.with_name(out.name + ".answers.safetensors")
-        with progress_bar("answers", quiet=quiet) as bar:
+        with progress_bar("answers", quiet=quiet, lines=True) as bar:
             trace = record(loaded, chosen, answers, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=bar)
         made["answer_tokens"] = learn_trace(table, trace)
         answers.unlink()

@@ -12,13 +12,17 @@ _LINES = 100  # at most, of one command in a log
 
 
 @contextmanager
-def progress_bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(title: str, *, quiet: bool = False, lines: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Progress on standard error: call it with what is done and the total.
 
-    In a terminal it is a bar, which goes when it is done; elsewhere a line for each thing done, or each hundredth.
+    In a terminal it is a bar, which goes when it is done. Elsewhere it is nothing; or with `lines`, for what can take
+    hours, a line for each thing done, or for each hundredth.
     """
     console = Console(stderr=True, quiet=quiet, highlight=False)
     if not console.is_terminal:
+        if not lines:
+            yield lambda done, total: None
+            return
         shown = -1
 
         def line(done: int, total: int) -> None:

@@ -56,7 +56,7 @@ def record(
     else:
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "top_k": top_k, "batch_size": batch_size}
         settings |= {"temperature": temperature, "seed": seed}
-        with progress_bar("answers", quiet=quiet) as progress:
+        with progress_bar("answers", quiet=quiet, lines=True) as progress:
             trace = record_trace(loaded, chosen, out, progress=progress, **settings)
     console.print(f"{len(trace.sequences)} answers, {trace.tokens} tokens, in {out}")
 
