@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test llamacpp llamacpp-build vllm vllm-setup vllm-test \
+.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test docs llamacpp llamacpp-build vllm vllm-setup vllm-test \
 	clients-setup clients-test clean
 .DEFAULT_GOAL := demo
 
@@ -43,8 +43,8 @@ robustness: setup
 	PYTHONPATH=tests $(BIN)/python -m robustness --cases $(CASES) --kills $(KILLS)
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 
 types: setup
 	$(BIN)/mypy
@@ -91,6 +91,17 @@ wheel-test: wheel
 	cd $(BARE) && ! bin/aded serve 2> said && grep -F 'pip install "aded[serve]"' said
 	$(BARE)/bin/python -m pip install --quiet --disable-pip-version-check "aded[serve]"
 	cd $(BARE) && bin/python -c "from aded.serve.page import page; from aded.serve.app import create_app; assert 'REPLAY' in page()"
+
+# The site, in site/; warnings are errors. Its tools bring many packages, so they live apart.
+SITE := .venv-site
+
+docs: $(SITE)/.ready
+	$(SITE)/bin/python -m mkdocs --quiet build --strict
+
+$(SITE)/.ready:
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check mkdocs-material==9.8.2 "mkdocstrings[python]==1.0.8"
+	touch $@
 
 # Built for this processor. Where it has AMX, llama.cpp's kernels for it crash on batches of small models: all but those.
 LLAMACPP_FLAGS := $(if $(shell grep -m1 -o amx_tile /proc/cpuinfo 2>/dev/null),-DGGML_NATIVE=OFF -DGGML_AVX2=ON \
@@ -153,4 +164,4 @@ $(CLIENTS)/.ready: requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(SERVE) $(CLIENTS) $(WHEEL) $(BARE) build dist .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) $(SERVE) $(CLIENTS) $(WHEEL) $(BARE) $(SITE) build dist site .pytest_cache .hypothesis .ruff_cache

@@ -111,7 +111,7 @@ def main(
     model: Model = None,
     dtype: Dtype = None,
     threads: Threads = None,
-    count: Annotated[int, typer.Option(min=1, help="Edits that are replayed.")] = 50,
+    count: Annotated[int, typer.Option(min=0, help="Edits that are replayed.")] = 50,
     live: Annotated[int, typer.Option(min=0, help="Edits that the model is really asked for.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of a live answer.")] = 512,
 ) -> None:
@@ -119,10 +119,10 @@ def main(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load(model, dtype=dtype or "bfloat16")
-    chosen = edits(count)
-    report: dict[str, Any] = {"model": loaded.name, "threads": torch.get_num_threads(), "edits": len(chosen)}
+    chosen = edits(max(count, live))
+    report: dict[str, Any] = {"model": loaded.name, "threads": torch.get_num_threads(), "edits": count}
     rows: list[dict[str, float]] = []
-    for number, edit in enumerate(chosen):
+    for number, edit in enumerate(chosen[:count]):
         prompt = loaded.prompt_tokens([{"role": "user", "content": _ASK.format(before=edit.before, task=edit.task)}])
         answer, file = loaded.encode(edit.after), loaded.encode(edit.before)
         unrelated = loaded.encode(chosen[number - 1].before)

@@ -56,6 +56,7 @@ def test_the_commands_and_options_they_name_exist() -> None:
     assert {name for name, _ in found} == {
         "aded",
         "benchmarks.peers",
+        "benchmarks.predicted",
         "benchmarks.ablation",
         "benchmarks.crowding",
         "benchmarks.soak",
