@@ -69,10 +69,14 @@ def test_far_away_more_tokens_have_to_agree() -> None:
 def test_what_is_wrong_again_and_again_is_believed_less() -> None:
     alignment = Alignment([1, 2] * 50)
     first = float(np.exp(alignment.draft(1).log_probs[0]))
-    for _ in range(6):
-        alignment.follow([3, 1, 2, 2])
+    alignment.follow([3, 1, 2, 2])
     alignment.follow([9, 1, 2])
     assert float(np.exp(alignment.draft(1).log_probs[0])) < first
+    for _ in range(20):
+        alignment.follow([3, 1, 2, 2])
+    alignment.follow([9, 1, 2])
+    assert alignment.place is not None
+    assert not len(alignment.draft(1))
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.lists(st.integers(0, 5), max_size=40))

@@ -7,6 +7,8 @@ import os
 import random
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -182,3 +184,28 @@ def test_state_keeps_its_permissions(scene: Scene) -> None:
     os.chmod(scene.folder / "shared", 0o664)
     assert scene.run(*chat(scene, "shared"), said="the other\n").code == 0
     assert stat.S_IMODE((scene.folder / "shared").stat().st_mode) == 0o664
+
+
+@pytest.mark.parametrize(("number", "code"), [(2, 130), (15, 143)])
+def test_a_signal_while_an_object_is_cleared_up_is_not_lost(number: int, code: int) -> None:
+    script = f"""
+import signal, time, weakref
+import aded.cli, aded.cli.commands
+
+class Thing: pass
+
+def command():
+    thing = Thing()
+    watched = weakref.ref(thing, lambda _: signal.raise_signal({number}))
+    del thing
+    print("and on it goes", flush=True)
+    time.sleep(30)
+
+aded.cli.commands.app = command
+aded.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=25)
+    assert done.returncode == code, done.stderr
+    assert "and on it goes" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
+import threading
+from functools import partial
 from typing import Any
 
 from aded.errors import AdedError
@@ -13,6 +16,7 @@ from aded.errors import AdedError
 __all__ = ["app", "main"]
 
 _SIGINT_EXIT, _SIGTERM_EXIT = 128 + 2, 128 + 15
+_AGAIN_S = 0.01  # until a lost signal is sent again: the object is cleared up by then
 _received: list[int] = []  # signals, the latest last
 
 
@@ -26,6 +30,7 @@ def main() -> None:
             signal.signal(signal.SIGTERM, _stop)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, _stop)
+            sys.unraisablehook = _again
         # Imports take seconds: a signal or a missing package meanwhile is one line, too.
         from aded.cli.commands import app
 
@@ -47,7 +52,7 @@ def main() -> None:
         _leave(str(error), 2)
     except ModuleNotFoundError as error:
         missing = f'the aded command needs {error.name}: pip install "aded[cli]"'
-        _leave(missing if error.name in ("typer", "rich", "torch", "transformers") else str(error), 2)
+        _leave(missing if error.name in ("typer", "rich", "prompt_toolkit", "torch", "transformers") else str(error), 2)
     except MemoryError as error:
         _leave(f"there is not enough memory ({error}); ask for less", 2)
     except BrokenPipeError:
@@ -62,6 +67,16 @@ def _stop(number: int, frame: Any) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(_SIGTERM_EXIT)
+
+
+def _again(lost: Any) -> None:
+    """A signal came while Python cleared up an object, where what handlers raise leads nowhere: send it once more."""
+    if not (_received and issubclass(lost.exc_type, (KeyboardInterrupt, SystemExit))):
+        sys.__unraisablehook__(lost)
+        return
+    number = _received[-1]
+    send = partial(signal.pthread_kill, threading.main_thread().ident or 0) if hasattr(signal, "pthread_kill") else None
+    threading.Timer(_AGAIN_S, send or _thread.interrupt_main, [number]).start()
 
 
 def _leave(why: str, code: int) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from aded.cli import options
 from aded.errors import AdedError, SettingsError
 
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 _GRACE_S = 10  # seconds that answers have to end in when the server is stopped
 
 

@@ -30,6 +30,7 @@ Prediction = str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]]
 # the file goes on there; elsewhere there are many more places.
 _NEAR, _LEAST_NEAR, _LEAST_ELSEWHERE = 64, 2, 4
 _LONGEST = 16  # tokens that are compared, of places that could be meant
+_LEAST_TRUST = 0.6  # share of such tokens that were right, below which the other drafter knows better
 
 # How likely the next token of the prediction is the answer's, by how many agreed before it: classes of these, the
 # probabilities at first, and how many tokens it takes to move one half way to what came of them.
@@ -100,12 +101,15 @@ class Alignment:
         return length
 
     def draft(self, most: int) -> DraftTree:
-        """The prediction from here on; empty where there is no here."""
+        """The prediction from here on; empty where there is no here, or it was wrong at such places too often."""
         if self.place is None or most < 1:
             return DraftTree.empty()
         tokens = self._ids[self.place : self.place + most]
         kinds = np.searchsorted(_CLASSES, self._agreed + np.arange(len(tokens)), side="right") - 1
-        return DraftTree.chain(tokens.tolist(), np.cumsum(np.log(self._right / self._all)[kinds]).tolist())
+        shares = (self._right / self._all)[kinds]
+        if shares[0] < _LEAST_TRUST:
+            return DraftTree.empty()
+        return DraftTree.chain(tokens.tolist(), np.cumsum(np.log(shares)).tolist())
 
 
 class PredictedDrafter:
