@@ -96,11 +96,11 @@ wheel-test: wheel
 SITE := .venv-site
 
 docs: $(SITE)/.ready
-	$(SITE)/bin/python -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/python -m mkdocs --quiet build --strict
 
 $(SITE)/.ready:
 	$(PYTHON) -m venv $(SITE)
-	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check mkdocs-material==9.8.2 "mkdocstrings[python]==1.0.8"
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check mkdocs-material==9.8.2 "mkdocstrings[python]==1.0.8" ruff==0.17.6
 	touch $@
 
 # Built for this processor. Where it has AMX, llama.cpp's kernels for it crash on batches of small models: all but those.
