@@ -152,12 +152,18 @@ def test_keys_hosts_and_sizes(tiny: Any) -> None:
             assert reply.status_code == 401
             assert reply.json()["error"]["code"] == "invalid_api_key"
             assert httpx.get(address + path, headers={"Authorization": "Bearer secret"}).status_code == 200
+        # Who has no key learns nothing of what a request should look like, nor is it read.
+        assert post(address, body={"wizardry": "x" * 2000}).status_code == 401
+        assert httpx.get(address + "/metrics").status_code == 200
         assert httpx.get(address + "/health", headers={"Host": "elsewhere.example"}).status_code == 400
-        assert post(address, body={"messages": "x" * 2000}).status_code == 413
+        assert post(address, body={"messages": "x" * 2000}, Authorization="Bearer secret").status_code == 413
         # Its length need not be said beforehand.
         connection = http.client.HTTPConnection(urlsplit(address).netloc)
         connection.request(
-            "POST", "/v1/completions", body=iter([b"x" * 600, b"x" * 600]), headers={"Content-Type": "application/json"}
+            "POST",
+            "/v1/completions",
+            body=iter([b"x" * 600, b"x" * 600]),
+            headers={"Content-Type": "application/json", "Authorization": "Bearer secret"},
         )
         reply = connection.getresponse()
         assert reply.status == 413

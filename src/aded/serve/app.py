@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import aded
 from aded.errors import AdedError
 from aded.serve.exchange import GoneError, failure_of, reply
-from aded.serve.limits import TOO_LARGE, BodyLimit
+from aded.serve.limits import TOO_LARGE, BodyLimit, Keys
 from aded.serve.page import page
 from aded.serve.replies import failure
 from aded.serve.requests import ChatRequest, CompletionRequest
@@ -50,37 +49,27 @@ def create_app(
 
     app = FastAPI(title="ADED", version=aded.__version__, lifespan=life, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, most=most_body)
+    if keys:
+        app.add_middleware(Keys, keys=keys)
     if "*" not in hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     _add_errors(app)
     model = service.loaded.name
 
-    def tenant_of(request: Request) -> str | None:
-        """On whose behalf a request is; refuses those of nobody."""
-        if not keys:
-            return None
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        for key, tenant in keys.items():
-            if kind.lower() == "bearer" and hmac.compare_digest(given.encode(), key.encode()):
-                return tenant
-        raise HTTPException(401, "give an API key of this server: Authorization: Bearer KEY")
-
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(request: Request, asked: ChatRequest) -> Response:
-        return await reply(service, request, "chat", asked, service.chat, tenant_of(request))
+        return await reply(service, request, "chat", asked, service.chat, _tenant(request))
 
     @app.post("/v1/completions", response_model=None)
     async def completion(request: Request, asked: CompletionRequest) -> Response:
-        return await reply(service, request, "text", asked, service.completion, tenant_of(request))
+        return await reply(service, request, "text", asked, service.completion, _tenant(request))
 
     @app.get("/v1/models")
-    async def models(request: Request) -> dict[str, Any]:
-        tenant_of(request)
+    async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(model)]}
 
     @app.get("/v1/models/{name:path}")
-    async def one_model(request: Request, name: str) -> dict[str, Any]:
-        tenant_of(request)
+    async def one_model(name: str) -> dict[str, Any]:
         if name != model:
             raise HTTPException(404, f"there is no model {name!r} here; this server has {model}")
         return _model(model)
@@ -94,8 +83,7 @@ def create_app(
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/aded/info")
-    async def info(request: Request) -> dict[str, Any]:
-        tenant_of(request)
+    async def info() -> dict[str, Any]:
         return service.facts
 
     @app.get("/", response_class=HTMLResponse)
@@ -103,6 +91,12 @@ def create_app(
         return HTMLResponse(page(), headers={"Cache-Control": "no-cache", "X-Frame-Options": "DENY"})
 
     return app
+
+
+def _tenant(request: Request) -> str | None:
+    """On whose behalf a request is; None: nobody's in particular."""
+    tenant: str | None = getattr(request.state, "tenant", None)
+    return tenant
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -122,11 +116,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        codes = {401: "invalid_api_key", 404: "not_found", 413: TOO_LARGE}
-        kind = "authentication_error" if error.status_code == 401 else "invalid_request_error"
-        code = codes.get(error.status_code)
-        headers = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else error.headers
-        return JSONResponse(failure(str(error.detail), kind, code), error.status_code, headers=headers)
+        code = {404: "not_found", 413: TOO_LARGE}.get(error.status_code)
+        body = failure(str(error.detail), "invalid_request_error", code)
+        return JSONResponse(body, error.status_code, headers=error.headers)
 
     async def foreseen(request: Request, error: Exception) -> JSONResponse:
         status, body, headers = failure_of(error)

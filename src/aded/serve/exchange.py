@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from aded.errors import AdedError, ContextFullError
 from aded.serve.answers import Finish, Piece
-from aded.serve.replies import DONE, Replies, event, failure, joined, usage
+from aded.serve.replies import DONE, Kind, Replies, event, failure, joined, usage
 from aded.serve.service import Asked, Service
 from aded.serve.tools import HeldCalls, ToolCall, split_calls
 from aded.serve.worker import FullError
@@ -28,8 +28,15 @@ _RETRY_S = 1  # seconds after which to try again where the line is full
 
 
 async def reply(
-    service: Service, request: Request, kind: Any, asked: Any, begin: Callable[..., Asked], tenant: str | None
+    service: Service, request: Request, kind: Kind, asked: Any, begin: Callable[..., Asked], tenant: str | None
 ) -> Response:
+    """The answer to a request.
+
+    Args:
+        kind: "chat" or "text", see `Replies`.
+        begin: puts the request into the line: `Service.chat` or `Service.completion`.
+        tenant: on whose behalf it is.
+    """
     if asked.model not in (None, service.loaded.name):
         raise HTTPException(404, f"there is no model {asked.model!r} here; this server has {service.loaded.name}")
     if asked.stream_options is not None and not asked.stream:
