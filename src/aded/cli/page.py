@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import aded
 from aded.engines.base.runner import Answer, Runner
 from aded.errors import AdedError
 from aded.files import replace
 from aded.serve.page import page
-from aded.serve.tracing import StepRecorder
+from aded.serve.tracing import StepRecorder, facts_of
 
 
 def write_page(
@@ -32,11 +30,8 @@ def write_page(
         AdedError: the file cannot be written.
     """
     stats, loaded = answer.stats, runner.loaded
-    info: dict[str, Any] = {"version": aded.__version__, "model": loaded.name, "facts": loaded.facts()}
-    info |= {"drafter": drafter, "drafters": [drafter]}
-    if runner.max_draft_tokens == "auto":  # measured by now
-        curve = loaded.step_cost()
-        info["step_cost"] = {"tokens": curve.sizes, "seconds": curve.seconds}
+    cost = loaded.step_cost() if runner.max_draft_tokens == "auto" else None  # measured by now
+    info = facts_of(loaded, drafter, [drafter], cost)
     figures = {name: getattr(stats, name) for name in ("steps", "drafted", "accepted", "exact")}
     figures |= {"tokens": answer.tokens, "seconds": answer.seconds}
     shown = {"info": info, "prompt": prompt, "steps": recorder.steps, "figures": figures}

@@ -65,7 +65,7 @@ class Answering:
         trace: bool = False,
     ) -> None:
         self._loaded, self._tell, self._most = loaded, tell, sampling.max_new_tokens
-        self._text = GrowingText(loaded.decode, stop)
+        self._ends, self._text = loaded.ends, GrowingText(loaded.decode, stop)
         self._logprobs, self._trace = logprobs, trace
         self.steps = Steps(self._took)
         self.emitted = self.accepted = 0
@@ -77,7 +77,7 @@ class Answering:
             tokens.append(token)
             if self._logprobs is not None:
                 scored.append(self._logprobs.take(token))
-            if token in self._loaded.ends:
+            if token in self._ends:
                 self.finish = "stop"
             else:
                 text += self._text.add(token)

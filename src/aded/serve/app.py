@@ -122,7 +122,7 @@ def _add_errors(app: FastAPI) -> None:
 
     async def foreseen(request: Request, error: Exception) -> JSONResponse:
         status, body, headers = failure_of(error)
-        if status >= 500 and not isinstance(error, FullError):
+        if status >= 500:
             _LOG.error("an answer failed", exc_info=error)
         return JSONResponse(body, status, headers=headers)
 

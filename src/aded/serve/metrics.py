@@ -20,7 +20,6 @@ class Metrics:
 
     def __init__(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter("aded_requests", "Requests, by how they ended", ["path", "status"], registry=registry)
         self._tokens = Counter("aded_tokens", "Tokens", ["kind"], registry=registry)
         self._drafts = Counter("aded_draft_tokens", "Draft tokens verified", ["outcome"], registry=registry)
         self._passes = Counter("aded_forward_passes", "Forward passes", registry=registry)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import aded
 from aded.drafters.base import Private
 from aded.drafters.base import names as drafter_names
 from aded.drafters.predicted import PredictedDrafter
@@ -23,6 +22,7 @@ from aded.serve.drafting import PLAIN, Drafters
 from aded.serve.metrics import Metrics
 from aded.serve.processors import Grammar, LogProbs, Penalties
 from aded.serve.requests import MOST_CHOICES, ChatRequest, CompletionRequest
+from aded.serve.tracing import facts_of
 from aded.serve.worker import Choice, Job, Worker
 
 Tell = Callable[[int, Piece], None]
@@ -133,17 +133,9 @@ class Service:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What the page shows of the server."""
-        curve = self.loaded.step_cost()
-        return {
-            "version": aded.__version__,
-            "model": self.loaded.name,
-            "facts": self.loaded.facts(),
-            "context": self.completer.context,
-            "drafter": self.drafters.name,
-            "drafters": [*drafter_names(), PLAIN],
-            "max_draft_tokens": self.max_draft_tokens,
-            "step_cost": {"tokens": curve.sizes, "seconds": curve.seconds},
-        }
+        names = [*drafter_names(), PLAIN]
+        facts = facts_of(self.loaded, self.drafters.name, names, self.loaded.step_cost())
+        return facts | {"context": self.completer.context, "max_draft_tokens": self.max_draft_tokens}
 
     def close(self) -> None:
         """End what is running, and save what was learned."""

@@ -1,4 +1,4 @@
-"""A step as the page draws it: its tokens, and the tree that was verified."""
+"""What the page draws: of a model, and of a step its tokens and the tree that was verified."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import aded
+from aded.budget import CostCurve
 from aded.engines.base.completion import Steps
 from aded.engines.base.loaded import LoadedModel
 from aded.stats import Stats
 from aded.tree import DraftTree, Outcome
+
+
+def facts_of(loaded: LoadedModel, drafter: str, drafters: Sequence[str], cost: CostCurve | None) -> dict[str, Any]:
+    """What the page shows of a model.
+
+    Args:
+        drafter, drafters: the name of who drafts, and of those who could.
+        cost: of a step; None where it was not measured.
+    """
+    facts: dict[str, Any] = {"version": aded.__version__, "model": loaded.name, "facts": loaded.facts()}
+    facts |= {"drafter": drafter, "drafters": list(drafters)}
+    return facts if cost is None else facts | {"step_cost": {"tokens": cost.sizes, "seconds": cost.seconds}}
 
 
 def traced(loaded: LoadedModel, tokens: Sequence[int], outcome: Outcome | None, stats: Stats) -> dict[str, Any]:

@@ -6,15 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aded.drafters.base import Drafter
 from aded.engines.base.completion import Completer, Sampling
 from aded.engines.base.options import MaxDraftTokens
-from aded.serve.answers import Answering, Ended, Piece
-
-Tell = Callable[[int, Piece], None]
+from aded.serve.answers import Answering, Ended
 
 
 class FullError(Exception):
@@ -38,21 +36,14 @@ class Job:
         choices: its answers, not yet begun; each is told of by its number.
         drafter: None decodes by the engine alone.
         done: called once, in whatever thread: with what went wrong, or None.
+        cancelled: nobody waits for it any more: it ends with its next step, or before it began.
     """
 
     choices: Sequence[Choice]
     drafter: Drafter | None
     max_draft_tokens: MaxDraftTokens
     done: Callable[[BaseException | None], None]
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more: it ends with its next step, or before it began."""
-        self._cancelled.set()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+    cancelled: bool = False
 
 
 class Turns:
@@ -128,7 +119,7 @@ class Worker:
 
     def cancel(self, job: Job) -> None:
         """Nobody waits for it: its place is free at once, or after its step."""
-        job.cancel()
+        job.cancelled = True
         with self._changed:
             if job in self._line:
                 self._line.remove(job)

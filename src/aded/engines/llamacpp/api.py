@@ -123,12 +123,6 @@ def accelerate(
     return undo
 
 
-def _ids_of(llama: Any, text: str) -> list[int]:
-    """Of a text inside an answer."""
-    ids: list[int] = llama.tokenize(text.encode(), add_bos=False, special=False)
-    return ids
-
-
 def restore(llama: Any) -> None:
     """Make `llama.generate` what it was before `accelerate`; nothing happens to one never accelerated."""
     if vars(llama).pop("generate", None) is not None and llama._ctx.ctx is not None:  # it was not closed meanwhile
