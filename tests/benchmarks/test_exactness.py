@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from aded.errors import AdedError
 from aded.kernels.vectors import has_bf16_dot
 from benchmarks.exactness import app
 from support.models import build
@@ -47,9 +48,47 @@ def test_the_command_finds_every_bit_the_same(model: str, tmp_path: Path, temper
     command += ["--drafters", "adaptive", "--budgets", "4"]
     again = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert again[0]["digest"] == rows[0]["digest"]
+    assert [row["round"] for row in rows] == [1] * 4
     table = CliRunner().invoke(app, command).stdout
     assert "2 of 2" in table
     assert max(map(len, table.splitlines())) <= 100
+
+
+def test_answers_are_recorded_and_gone_on_from(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, record = tmp_path / "prompts.txt", tmp_path / "answers.jsonl"
+    prompts.write_text(f"{WORDS}\nfour five six\nseven eight seven eight\n")
+    command = ["--prompts", str(prompts), "--model", model, "--max-new-tokens", "12", "--rounds", "2"]
+    whole = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    recorded = [*command, "--record", str(record), "--json"]
+    for part, answers in ("2/2", 1), ("1/2", 3):
+        shown = CliRunner().invoke(app, [*recorded, "--part", part])
+        assert [row["answers"] for row in json.loads(shown.stdout)] == [answers, answers], shown.output
+    assert len(record.read_text().splitlines()) == 6
+    monkeypatch.setattr("aded.generate", None)
+    rows = json.loads(CliRunner().invoke(app, recorded).stdout)
+    assert [(row["round"], row["digest"]) for row in rows] == [(row["round"], row["digest"]) for row in whole]
+    assert len({row["digest"] for row in rows}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--part", "3/2"], "--part is which part of how many"),
+        (["--part", "half"], "--part is which part of how many"),
+        (["--max-new-tokens", "9"], "other settings"),
+        ([], "no answer of ours"),
+    ],
+)
+def test_what_cannot_be_gone_on_from_is_one_error(model: str, tmp_path: Path, change: list[str], says: str) -> None:
+    prompts, record = tmp_path / "prompts.txt", tmp_path / "answers.jsonl"
+    prompts.write_text(f"{WORDS}\n")
+    command = ["--prompts", str(prompts), "--model", model, "--max-new-tokens", "8", "--record", str(record)]
+    assert CliRunner().invoke(app, command).exit_code in (0, 1)
+    if not change:
+        record.write_text(record.read_text() + "torn\n")
+    found = CliRunner().invoke(app, [*command, *change])
+    assert isinstance(found.exception, AdedError)
+    assert says in str(found.exception)
 
 
 def test_a_difference_is_exit_code_1(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
