@@ -43,6 +43,17 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
             "time_step_min": 2.0,
         },
     ),
+    "jamba": (  # whose layers with a state begin it anew in passes over several tokens
+        "Jamba",
+        {
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 4,
+            "num_experts": 2,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "use_mamba_kernels": False,
+        },
+    ),
     "mamba2": (
         "Mamba2",
         {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2, "time_step_limit": [1.0, 2.0]},
@@ -61,7 +72,8 @@ def recurrent(name: str) -> Any:
 def encoder_decoder(name: str) -> tuple[Any, dict[str, Any]]:
     """A model, and what its encoder is given."""
     if name != "whisper":
-        kind = {"t5": tf.T5ForConditionalGeneration, "bart": tf.BartForConditionalGeneration}[name]
+        named = {"t5": "T5", "bart": "Bart", "m2m100": "M2M100", "umt5": "UMT5", "t5gemma": "T5Gemma"}
+        kind = getattr(tf, "MarianMTModel" if name == "marian" else f"{named[name]}ForConditionalGeneration")
         return small_model(kind, {"decoder_start_token_id": 1, "tie_word_embeddings": False}), {"input_ids": PROMPT}
     sizes = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
     sizes |= {f"{part}_layers": 2 for part in ("encoder", "decoder")}

@@ -282,11 +282,15 @@ def verifies_trees(model: Any) -> bool:
     """Whether siblings can share a forward pass: positions and a 4D mask are inputs, not derived from the order.
 
     Models with ALiBi derive positions from the order of entries, and flash attention takes no 4D mask: they verify
-    chains.
+    chains. What `depths` puts right, by itself, is not asked here.
     """
-    config = model.config.get_text_config(decoder=True)
-    takes = inspect.signature(model.forward).parameters
-    alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
-    if takes_chains_only(model) or model.config.is_encoder_decoder:
+    if not takes_masks(model) or model.config.is_encoder_decoder:
         return False
-    return not alibi and {"position_ids", "attention_mask"} <= set(takes) and implementation(model) in ("eager", "sdpa")
+    config = model.config.get_text_config(decoder=True)
+    alibi = getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt")
+    return not alibi and {"position_ids", "attention_mask"} <= set(inspect.signature(model.forward).parameters)
+
+
+def takes_masks(model: Any) -> bool:
+    """Whether what a token attends to is for its mask to say, which may be 4D."""
+    return not takes_chains_only(model) and implementation(model) in ("eager", "sdpa")

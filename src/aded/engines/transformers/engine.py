@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import copy
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows
 from aded.engines.transformers.compat import CACHE, cache_of
+from aded.engines.transformers.depths import at_depths, derives_positions, given_positions
 from aded.engines.transformers.exact_kernels import library_kernels
 from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.masks import masks
@@ -73,7 +75,8 @@ class TransformersEngine:
     ) -> None:
         self.model, self.config, self.kwargs, self.runner = model, generation_config, model_kwargs, runner
         self._windows, self._trees = attention_windows(model), way in ("trees", "masked") and not together
-        self._stateful = is_recurrent(model)
+        self._stateful, self._encodes = is_recurrent(model), bool(model.config.is_encoder_decoder)
+        self._derives = derives_positions(model)
         rows, self._prompt = input_ids.shape
         self.batch = rows > 1
         # In step: rows' entries end at one place, and a row that is ahead takes its last tokens in again. Else each
@@ -112,7 +115,7 @@ class TransformersEngine:
         self._again: list[list[int]] = [[] for _ in range(rows)]
         self._fed: list[list[int]] = []  # each active row's tokens in the pass
         self._source = [list(tokens) for tokens in source]
-        self._mask_name = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
+        self._mask_name = "decoder_attention_mask" if self._encodes else "attention_mask"
         self._mask: torch.Tensor | None = model_kwargs.get(self._mask_name)
         self._count = 0
         # Where the library masks something, or multiplies several rows at once, its bits are others.
@@ -228,7 +231,7 @@ class TransformersEngine:
         special |= (
             self._stateful
             or bool(self._source)
-            or self.model.config.is_encoder_decoder
+            or self._encodes
             or self._prompt > (fixed_positions(self.model) or self._prompt)
         )
         if special or self.exact == "generate" or self._prompt <= 2 * chunk:
@@ -281,10 +284,11 @@ class TransformersEngine:
         if self._masked or not trees[0].is_chain:
             lengths = self._entries if self._ragged else None
             shown = trees if self._all is None else [DraftTree.chain(fed[1:]) for fed in self._fed]
-            inputs["attention_mask"] = masks(
-                self.model, self._windows, self.cache, shown, count, lengths, self._padding
-            )
-        logits = self.runner.run(inputs).logits[:, -count:][:, least:]
+            inputs[self._mask_name] = masks(self.model, self._windows, self.cache, shown, count, lengths, self._padding)
+        if self._derives:
+            inputs |= given_positions(self.model, depths, held)
+        with at_depths(depths[0].tolist(), held) if self._derives else nullcontext():
+            logits = self.runner.run(inputs).logits[:, -count:][:, least:]
         firsts = [lead - least for lead in leads]
         scores = self._scores(logits, [len(tree) + 1 for tree in trees], top_k, firsts)
         return [one if first < logits.shape[1] else None for one, first in zip(scores, firsts, strict=True)]

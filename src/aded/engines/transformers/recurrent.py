@@ -5,14 +5,17 @@ What was accepted is taken in again by the next pass, in front of its draft: so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
+import torch
 from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicCache
 
+from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.patches import ThreadsPatch
 
 # Layers that hold such states, in releases that have them.
@@ -23,7 +26,11 @@ INDEXED: tuple[Any, ...] = tuple(
 )
 KNOWN = tuple(
     getattr(cache_utils, name)
-    for name in ("LinearAttentionLayer", "LinearAttentionAndFullAttentionLayer")
+    for name in (
+        "LinearAttentionLayer",
+        "LinearAttentionAndFullAttentionLayer",
+        "LinearAttentionAndSlidingWindowAttentionLayer",
+    )
     if hasattr(cache_utils, name)
 )
 
@@ -70,11 +77,11 @@ class Snapshot:
 
 
 _NO_LIMIT = (0.0, float("inf"))
-_PATCH = ThreadsPatch()
+_LIMITS, _MIXERS = ThreadsPatch(), ThreadsPatch()
 
 
 def _limit(layer: Any) -> Any:
-    return _NO_LIMIT if _PATCH.on else vars(layer)["time_step_limit"]
+    return _NO_LIMIT if _LIMITS.on else vars(layer)["time_step_limit"]
 
 
 @contextmanager
@@ -97,10 +104,69 @@ def steps_without_limit(model: Any) -> Iterator[None]:
         for layer, kind in zip(layers, kinds, strict=True):
             layer.__class__ = kind
 
-    with _PATCH.to(model, put, take):
+    with _LIMITS.to(model, put, take):
         yield
 
 
-def library_limits() -> AbstractContextManager[None]:
-    """Within it, and in this thread, steps are limited as the library does: so prompts are taken in."""
-    return _PATCH.off()
+# Models whose layers with a state begin it anew in a pass over several tokens (Mamba, Jamba, Zamba).
+_FORGETFUL: WeakSet[Any] = WeakSet()
+
+
+def begins_anew(model: Any, agrees: Callable[[], bool]) -> bool:
+    """Whether a trial agrees if layers with a state are called `token_by_token`, as they are from then on."""
+    if model in _FORGETFUL or not _mixers(model):
+        return False
+    _FORGETFUL.add(model)
+    if not (found := agrees()):
+        _FORGETFUL.discard(model)
+    return found
+
+
+@contextmanager
+def token_by_token(model: Any) -> Iterator[None]:
+    """Within it, and in this thread, layers that would begin their state anew are called once for each token of a pass.
+
+    The rest of the model takes all tokens at once.
+    """
+    if model not in _FORGETFUL:
+        yield
+        return
+    mixers = _mixers(model)
+    own = [vars(mixer).get("forward") for mixer in mixers]  # of a wrapper's
+
+    def put() -> None:
+        for mixer in mixers:
+            mixer.forward = partial(_each, mixer.forward)
+
+    def take() -> None:
+        for mixer, forward in zip(mixers, own, strict=True):
+            del mixer.forward
+            if forward is not None:
+                mixer.forward = forward
+
+    with _MIXERS.to(model, put, take):
+        yield
+
+
+def _mixers(model: Any) -> list[Any]:
+    """Layers with a convolution over tokens, and a place in the cache."""
+    return [
+        x
+        for x in model.modules()
+        if hasattr(x, "layer_idx") and isinstance(vars(x)["_modules"].get("conv1d"), torch.nn.Conv1d)
+    ]
+
+
+def _each(forward: Callable[..., torch.Tensor], hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """What `forward` makes of (rows, n, width), a token after the other. Masks are for prompts, which have padding."""
+    if not _MIXERS.on or hidden_states.shape[1] == 1 or kwargs.get(CACHE) is None:
+        return forward(hidden_states, **kwargs)
+    kwargs["attention_mask"] = None
+    return torch.cat([forward(token, **kwargs) for token in hidden_states.split(1, dim=1)], dim=1)
+
+
+@contextmanager
+def library_states() -> Iterator[None]:
+    """Within it, and in this thread, states are kept as the library does: so prompts are taken in."""
+    with _LIMITS.off(), _MIXERS.off():
+        yield

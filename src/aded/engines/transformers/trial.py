@@ -18,10 +18,12 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.stopping_criteria import MaxLengthCriteria
 
 from aded.batch import Outcomes
-from aded.engines.transformers.attention import implementation, verifies_trees
+from aded.engines.transformers.attention import implementation, takes_masks, verifies_trees
+from aded.engines.transformers.depths import derives_positions
 from aded.engines.transformers.engine import TEXT_INPUTS, TransformersEngine, Way
 from aded.engines.transformers.exact_kernels import our_kernels
 from aded.engines.transformers.forward import ForwardRunner
+from aded.engines.transformers.recurrent import begins_anew
 from aded.errors import UnsupportedError
 from aded.tree import DraftTree, Outcome
 
@@ -120,20 +122,24 @@ def _compare(
     stock = torch.stack(said.logits, dim=1).float()  # (rows, path, vocabulary)
     path: list[list[int]] = said.sequences[:, -_PATH:].tolist()
     generation_config.output_logits = False
-    agree: dict[bool, bool] = {}  # with siblings, and in chains without a mask
     reason = _REASON
-    for siblings in (True, False):
+
+    def agrees(siblings: bool) -> bool:
+        nonlocal reason
         given = model, input_ids, generation_config, LogitsProcessorList(), criteria, deepcopy(before)
         try:
             with our_kernels(model):
                 engine = TransformersEngine(*given, ForwardRunner(model), way="trees" if siblings else "chains")
-                agree[siblings] = _agree(stock, _verified(engine, path, siblings=siblings), model.dtype)
+                return _agree(stock, _verified(engine, path, siblings=siblings), model.dtype)
         except UnsupportedError as error:
             reason = str(error)
         except Exception:  # whatever its code makes of several tokens
-            agree[siblings] = False
-    trees = agree.get(True, False) and verifies_trees(model)
-    chains = agree.get(False, False)
+            reason = _REASON
+        return False
+
+    one = len(input_ids) == 1 and takes_masks(model) and derives_positions(model)
+    trees = (one or verifies_trees(model)) and agrees(siblings=True)
+    chains = agrees(siblings=False) or begins_anew(model, lambda: agrees(siblings=False))
     way: Way = ("trees" if chains else "masked") if trees else "chains" if chains else "none"
     found.append((way, reason))
     return input_ids
