@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -207,25 +208,60 @@ def test_a_dictionary_is_returned_where_asked_for() -> None:
     assert 0 < stats.accepted < stats.drafted
 
 
-def filled() -> tf.DynamicCache:
-    cache = tf.DynamicCache()
-    cache.update(torch.zeros(4, 2, 3, 16), torch.zeros(4, 2, 3, 16), 0)
-    return cache
+@pytest.mark.parametrize("name", ["llama", "gemma2", "qwen3-next"])
+def test_the_cache_that_is_returned_goes_on_as_plain_decodings(name: str) -> None:
+    """Two turns of a batch: the second has the cache of the first, which is ours or plain decoding's."""
+    model = recurrent(name) if name in RECURRENT else build(name)
+    options = {"pad_token_id": 0, "return_dict_in_generate": True, "do_sample": False, "eos_token_id": None}
+    first, stats = padded(), aded.Stats()
+    plain = model.generate(**first, max_new_tokens=13, **options)
+    drafter = Uneven(plain.sequences[:, first["input_ids"].shape[1] :].tolist())
+    ours = model.generate(
+        **first,
+        max_new_tokens=13,
+        **options,
+        custom_generate=aded.generate,
+        drafter=drafter,
+        max_draft_tokens=6,
+        stats=stats,
+    )
+    assert torch.equal(plain.sequences, ours.sequences)
+    assert 0 < stats.accepted < stats.drafted
+    ones = torch.ones(len(plain.sequences), 13 + 5, dtype=torch.long)
+    mask = torch.cat([first["attention_mask"], ones], dim=1)
+    ids = torch.cat([plain.sequences, torch.arange(5, 10).repeat(len(ones), 1)], dim=1)
+
+    def second(cache: Any, **more: Any) -> Any:
+        given = {"input_ids": ids, "attention_mask": mask, CACHE: deepcopy(cache)}
+        return model.generate(**given, max_new_tokens=12, **options, **more).sequences
+
+    expected = second(getattr(plain, CACHE))
+    assert torch.equal(expected, second(getattr(ours, CACHE)))
+    if name not in RECURRENT:  # a filled state is refused
+        stats = aded.Stats()
+        drafter = Uneven(expected[:, ids.shape[1] :].tolist())
+        more = {"drafter": drafter, "max_draft_tokens": 6, "stats": stats, "custom_generate": aded.generate}
+        assert torch.equal(expected, second(getattr(ours, CACHE), **more))
+        assert 0 < stats.accepted < stats.drafted
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"cache_implementation": "static", "disable_compile": True}, "growing cache"),
-        ({CACHE: filled}, "growing cache"),
-    ],
-)
-def test_what_a_batch_cannot_have_is_refused(options: dict[str, Any], says: str) -> None:
-    options = {name: value() if value is filled else value for name, value in options.items()}
-    common = {"max_new_tokens": 4, "pad_token_id": 0, "do_sample": False, "custom_generate": aded.generate}
-    options = common | options
-    with pytest.raises(aded.UnsupportedError, match=says):
-        build("llama").generate(**padded(), **options)
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_batch_in_a_static_cache_gives_the_models_own_output(sampled: bool, own: bool) -> None:
+    model, options = build("llama"), {"pad_token_id": 0, "do_sample": sampled, "max_new_tokens": 24, "eos_token_id": 7}
+    caches = [tf.StaticCache(model.config, max_cache_len=64) for _ in range(2)] if own else [None, None]
+    static = {"cache_implementation": "static", "disable_compile": True}
+    given = [{CACHE: cache, "disable_compile": True} if own else static for cache in caches]
+    for _ in range(2 if own else 1):  # a cache of the caller's is good for the next batch
+        torch.manual_seed(2)
+        plain, stats = model.generate(**padded(), **options, **given[0]), aded.Stats()
+        drafter = Uneven(plain[:, padded()["input_ids"].shape[1] :].tolist())
+        more = {"drafter": drafter, "max_draft_tokens": 6, "stats": stats, "custom_generate": aded.generate}
+        torch.manual_seed(2)
+        assert torch.equal(plain, model.generate(**padded(), **options, **given[1], **more))
+        assert 0 < stats.accepted < stats.drafted
+        for cache in filter(None, caches):
+            cache.reset()
 
 
 @settings(max_examples=30, deadline=None)

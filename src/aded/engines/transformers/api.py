@@ -88,7 +88,7 @@ def _decode(
         engine.runner.end(engine.cache)
     if streamer is not None:
         streamer.end()
-    if engine.batch:
+    if not engine.keeps_cache:
         engine.cache.reset()  # its rows are no longer those of the output
     if not engine.config.return_dict_in_generate:
         return cast(torch.Tensor, engine.output())
@@ -97,7 +97,7 @@ def _decode(
         sequences=engine.output(),
         scores=None if engine.scores is None else cast(Any, tuple(engine.scores)),
         logits=None if engine.logits is None else cast(Any, tuple(engine.logits)),
-        **{CACHE: None if engine.batch else engine.cache},
+        **{CACHE: engine.cache if engine.keeps_cache else None},
     )
 
 
@@ -161,6 +161,7 @@ def generate(
         runner = CompiledRunner(model, generation_config.compile_config) if compile else ForwardRunner(model)
         exact: Exactness = "rounding" if compile else exactness(model)
         together = looks_at_all(len(input_ids), generation_config, processors, criteria)
+        together |= len(input_ids) > 1 and kv.is_callers(model_kwargs[CACHE])
         way: Way = "trees" if compile else way_of(model, input_ids, generation_config, model_kwargs)
         with our_kernels(model, compiled=runner.fixed):
             given = (model, input_ids, generation_config, processors, criteria, dict(model_kwargs), runner, exact)

@@ -201,6 +201,11 @@ def room(cache: Cache) -> int | None:
     return min((layer.max_cache_len - int(layer.get_seq_length()) for layer in static), default=None)
 
 
+def is_callers(cache: Cache | None) -> bool:
+    """Whether a cache is one that the caller made or may go on with: of fixed size, or with entries."""
+    return cache is not None and (room(cache) is not None or bool(length(cache)))
+
+
 def keep(cache: Cache, count: int, rows: Sequence[int]) -> None:
     """One sequence: of the last `count` entries keep those at `rows` (ascending), moved together."""
     for layer in entry_layers(cache):

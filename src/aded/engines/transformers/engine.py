@@ -173,6 +173,11 @@ class TransformersEngine:
         return self._stopping(self.ids(slot), token, self.scores) or self._lengths[slot] >= self.room
 
     @property
+    def keeps_cache(self) -> bool:
+        """Whether the cache is in the end as plain decoding leaves it: of a batch whose rows are chosen for at once."""
+        return not self.batch or self._all is not None
+
+    @property
     def together(self) -> Any:
         """Chooses for all rows at once where that was asked for; see `decode`."""
         return None if self._all is None else self._choose_together
@@ -328,15 +333,16 @@ class TransformersEngine:
 
     def settle(self) -> None:
         """At the end: take in what was dropped with rejected drafts, for a cache that goes back to the caller."""
-        if self._again[0] and not self.batch and self.config.return_dict_in_generate:
-            self._again[0].pop()
-            self._lengths[0] -= 1  # the last that is taken in, and not the last that was emitted
-            self.verify([0], [DraftTree.empty()], 0)
-            self._lengths[0] += 1
+        if self._again[0] and self.keeps_cache and self.config.return_dict_in_generate:
+            for tokens in self._again:
+                tokens.pop()
+            lengths, self._lengths = self._lengths, [length - 1 for length in self._lengths]
+            self.verify(self._active, [DraftTree.empty()] * len(self._active), 0)
+            self._lengths = lengths  # the last that is taken in is not the last that was emitted
 
     def abandon(self) -> None:
         """After an error: leave no entry in the cache of the pass that was not committed."""
-        if not self.batch and hasattr(self, "_entries"):
+        if self.keeps_cache and hasattr(self, "_entries"):
             kv.cut(self.cache, self._entries[0])
 
     def _longest(self) -> int:

@@ -58,11 +58,6 @@ def refuse(
             "compile=True takes no cache with entries whose layers slide": kv.slides(cache)
             and cache.get_seq_length() > 0,
         }
-    if input_ids.shape[0] > 1:  # its rows are not in step
-        reasons |= {
-            "a batch needs a growing cache that is empty": cache is not None
-            and (kv.room(cache) is not None or bool(kv.length(cache))),
-        }
     _raise_first(reasons)
     if cache is not None:
         kv.check(cache)

@@ -34,14 +34,13 @@ _OF_WHOLE_BATCH = (
 def looks_at_all(
     rows: int, config: GenerationConfig, processors: LogitsProcessorList, criteria: StoppingCriteriaList
 ) -> bool:
-    """Whether a call needs its rows chosen for together."""
-    returned = config.return_dict_in_generate and (config.output_scores or config.output_logits)
+    """Whether a call needs its rows chosen for together; one that returns the cache does, which holds all rows."""
     asked = any(isinstance(x, _OF_WHOLE_BATCH) or not _is_librarys(x) for x in processors)
     asked |= any(not _is_librarys(x) for x in criteria)
     # Without an end-of-sequence token, rows go on until a criterion holds for all of them.
     endless = not any(hasattr(x, "eos_token_id") for x in criteria)
     endless &= any(not isinstance(x, MaxLengthCriteria | MaxTimeCriteria) for x in criteria)
-    return rows > 1 and bool(returned or asked or endless)
+    return rows > 1 and bool(config.return_dict_in_generate or asked or endless)
 
 
 def _is_librarys(asked: Any) -> bool:
