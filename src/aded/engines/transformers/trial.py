@@ -33,6 +33,12 @@ _REASON = (
     "on trial, this model's scores of several tokens in one pass were not those of one token after the other; "
     'decode it without ADED, or pass on_unsupported="fallback"'
 )
+# One token's product then depends on others in its pass, by some hundredths: more than rounding, and in types of 16
+# bits not told from it.
+_OUTLIERS = (
+    "8-bit layers of bitsandbytes choose outliers over all tokens of a pass; load the model with "
+    'llm_int8_threshold=0.0, or pass on_unsupported="fallback"'
+)
 _PROMPT = 12  # tokens at most
 _PATH = 6  # tokens decoded: one by the prompt, two drafted, one by their last, one drafted, one by it
 _AFTER = (1, 2, 3)  # rejected tokens behind those of a chain
@@ -79,6 +85,8 @@ def _tried(
     *,
     special: bool,
 ) -> Found:
+    if any(type(x).__name__ == "Linear8bitLt" and x.state.threshold > 0 for x in model.modules()):
+        return "none", _OUTLIERS
     found: list[Found] = []
     settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, "use_cache": True, "return_dict_in_generate": True}
     settings |= {"output_logits": True, "output_scores": False, "output_attentions": False}
