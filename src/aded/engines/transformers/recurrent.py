@@ -15,7 +15,6 @@ import torch
 from transformers import cache_utils
 from transformers.cache_utils import Cache, DynamicCache
 
-from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.patches import ThreadsPatch
 
 # Layers that hold such states, in releases that have them.
@@ -159,7 +158,8 @@ def _mixers(model: Any) -> list[Any]:
 
 def _each(forward: Callable[..., torch.Tensor], hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
     """What `forward` makes of (rows, n, width), a token after the other. Masks are for prompts, which have padding."""
-    if not _MIXERS.on or hidden_states.shape[1] == 1 or kwargs.get(CACHE) is None:
+    cached = any(isinstance(given, Cache) for given in kwargs.values())  # releases call it by several names
+    if not (_MIXERS.on and cached) or hidden_states.shape[1] == 1:
         return forward(hidden_states, **kwargs)
     kwargs["attention_mask"] = None
     return torch.cat([forward(token, **kwargs) for token in hidden_states.split(1, dim=1)], dim=1)
