@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 from aded.batch import Outcomes
 from aded.tree import DraftTree, Outcome
 
-__all__ = ["Scores", "Together", "accept", "accept_row"]
-
-# The tokens that the target chooses at a place of all chains, 0 after their roots (None of sequences that had ended),
-# and which sequences go on.
-Together = Callable[[int], tuple[Sequence[int | None], Sequence[bool]]]
+__all__ = ["Scores", "Walk", "accept", "accept_row"]
 
 
 class Scores(Protocol):
@@ -38,14 +34,11 @@ def accept(
     trees: Sequence[DraftTree],
     scores: Sequence[Scores | None],
     append: Callable[[int, int], bool],
-    together: Together | None = None,
 ) -> Outcomes:
     """Follow the target through each sequence's tree; `append(slot, token)` says whether a sequence ends.
 
-    A sequence without scores waited for others in this step, and emits nothing. `together` chooses for all at once.
+    A sequence without scores waited for others in this step, and emits nothing.
     """
-    if together is not None:
-        return _accept_together(slots, trees, scores, together)
     rows = zip(slots, trees, scores, strict=True)
     return Outcomes(
         Outcome([], slot=slot) if scored is None else accept_row(tree, scored, partial(append, slot), slot)
@@ -53,34 +46,16 @@ def accept(
     )
 
 
-def _accept_together(
-    slots: Sequence[int], trees: Sequence[DraftTree], scores: Sequence[Scores | None], together: Together
-) -> Outcomes:
-    """Follow the target through chains as far as it follows all of them. Nodes further down were not judged."""
-    emitted: list[list[int]] = [[] for _ in slots]
-    place = 0
-    going: Sequence[bool] = [True]
-    while any(going):
-        tokens, going = together(place)
-        for said, token in zip(emitted, tokens, strict=True):
-            if token is not None:
-                said.append(token)
-        held = zip(trees, tokens, going, strict=True)
-        if any(on and (place >= len(tree) or int(tree.tokens[place]) != token) for tree, token, on in held):
-            break
-        place += 1
-    outcomes = []
-    for slot, tree, scored, said in zip(slots, trees, scores, emitted, strict=True):
-        top_ids, top_probs = (scored.top_k() if scored is not None and said else None) or (None, None)
-        cut = tree.limit(nodes=len(said))
-        if top_ids is not None and top_probs is not None:
-            top_ids, top_probs = top_ids[: len(cut) + 1], top_probs[: len(cut) + 1]
-        outcomes.append(Outcome(said, cut, top_ids, top_probs, finished=not any(going), slot=slot))
-    return Outcomes(outcomes)
-
-
 def accept_row(tree: DraftTree, scores: Scores, append: Callable[[int], bool], slot: int = 0) -> Outcome:
-    """Follow the target's own choices through one tree.
+    """Follow the target's own choices through one tree, see `Walk`."""
+    walk = Walk(tree, scores, append, slot)
+    for _ in walk:
+        pass
+    return walk.outcome()
+
+
+class Walk:
+    """The target's own choices through one tree, each made when it is asked for.
 
     The target chooses exactly once for each token emitted and in order, so a random choice consumes its generator
     just as plain decoding would: speculation then cannot change a sample. The walk ends with the first token no child
@@ -92,17 +67,28 @@ def accept_row(tree: DraftTree, scores: Scores, append: Callable[[int], bool], s
         append: takes each token into the sequence; says whether the sequence ends with it.
         slot: which sequence it is.
     """
-    edges = {edge: node for node, edge in enumerate(zip(tree.parents.tolist(), tree.tokens.tolist(), strict=True))}
-    emitted: list[int] = []
-    path: list[int] = []
-    node, finished = -1, False
-    while not finished:
-        token = scores.choose(node + 1)
-        emitted.append(token)
-        finished = append(token)
-        node = edges.get((node, token), -1)
-        if node < 0:
-            break
-        path.append(node)
-    top_ids, top_probs = scores.top_k() or (None, None)
-    return Outcome(emitted, tree, top_ids, top_probs, path, finished, slot)
+
+    def __init__(self, tree: DraftTree, scores: Scores, append: Callable[[int], bool], slot: int = 0) -> None:
+        self._tree, self._scores, self._append, self._slot = tree, scores, append, slot
+        self._emitted: list[int] = []
+        self._path: list[int] = []
+        self._finished = self._whole = False
+
+    def __iter__(self) -> Iterator[int]:
+        parents, tokens = self._tree.parents.tolist(), self._tree.tokens.tolist()
+        edges = {edge: node for node, edge in enumerate(zip(parents, tokens, strict=True))}
+        node = -1
+        while not self._whole:
+            token = self._scores.choose(node + 1)
+            self._emitted.append(token)
+            self._finished = self._append(token)
+            if (node := edges.get((node, token), -1)) >= 0:
+                self._path.append(node)
+            self._whole = self._finished or node < 0
+            yield token
+
+    def outcome(self) -> Outcome:
+        """What became of the tree so far; a walk that was left before its end is the sequence's last."""
+        top_ids, top_probs = self._scores.top_k() or (None, None)
+        finished = self._finished or not self._whole
+        return Outcome(self._emitted, self._tree, top_ids, top_probs, self._path, finished, self._slot)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Protocol
 
-from aded.accept import Scores, Together, accept
+from aded.accept import Scores, accept
 from aded.batch import Limits, Outcomes
 from aded.speculation import Speculator
+from aded.together import Together, accept_together
 from aded.tree import DraftTree
 
 __all__ = ["Engine", "decode"]
@@ -51,16 +53,19 @@ def decode(engine: Engine, speculator: Speculator, together: Together | None = N
         speculator: started with the same prompts.
         together: chooses for all sequences at once, where what chooses looks at all of them.
     """
+    follow: Callable[..., Outcomes] = partial(accept, append=engine.append)
+    if together is not None:
+        follow = partial(accept_together, together=together)
     with closing(speculator):  # a caller that has enough may leave in between
         slots = speculator.slots
         trees: Sequence[DraftTree] = [DraftTree.empty()] * len(slots)
-        outcomes = accept(slots, trees, engine.prefill(speculator.top_k), engine.append, together)
+        outcomes = follow(slots, trees, engine.prefill(speculator.top_k))
         speculator.observe(slots, outcomes)
         yield outcomes
         while slots := [outcome.slot for outcome in outcomes if not outcome.finished]:
             trees = list(speculator.propose(slots, engine.limits(slots)))
             scores = engine.verify(slots, trees, speculator.top_k)
-            outcomes = accept(slots, trees, scores, engine.append, together)
+            outcomes = follow(slots, trees, scores)
             engine.commit(outcomes)
             speculator.observe(slots, outcomes)
             yield outcomes

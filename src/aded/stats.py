@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,6 +51,15 @@ class Timer:
         """Verification ends, learning begins."""
         self._entered = self._clock()
         self.verify_s = self._entered - self.left
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it time belongs to a caller, who was given a token of the step."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self.left += self._clock() - began
 
     def observed(self) -> None:
         """Learning ends."""

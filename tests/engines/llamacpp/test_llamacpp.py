@@ -66,7 +66,7 @@ def _measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 def _plain_again(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for name in {"loaded", "exact"} & set(request.fixturenames):
-        vars(request.getfixturevalue(name).llama).pop("generate", None)
+        llamacpp.restore(request.getfixturevalue(name).llama)
 
 
 def prompt(loaded: LoadedLlama, text: str) -> list[int]:
@@ -109,7 +109,7 @@ def test_greedy_output_is_llama_cpps_own(loaded: LoadedLlama, text: str) -> None
     llama, ids = loaded.llama, prompt(loaded, text)
     plain = emitted(llama, ids, 32)
     stats = aded.Stats()
-    undo = llamacpp.accelerate(llama, drafter=Knowing(plain), max_draft_tokens=8, stats=stats)
+    undo = llamacpp.accelerate(llama, drafter=Knowing(plain), trees=True, max_draft_tokens=8, stats=stats)
     ours = emitted(llama, ids, 32)
     undo()
     same_or_tied(llama, ids, plain, ours)
@@ -136,7 +136,7 @@ def test_in_float32_every_token_is_llama_cpps_own(exact: LoadedLlama, options: d
     llama, ids = exact.llama, prompt(exact, TEXTS[1])
     plain = emitted(llama, ids, 24, seed=1, **options)
     stats = aded.Stats()
-    undo = llamacpp.accelerate(llama, drafter=Knowing(plain, depth=3), max_draft_tokens=6, stats=stats)
+    undo = llamacpp.accelerate(llama, drafter=Knowing(plain, depth=3), trees=True, max_draft_tokens=6, stats=stats)
     ours = emitted(llama, ids, 24, seed=1, **options)
     undo()
     assert ours == plain
@@ -267,7 +267,7 @@ def test_stopping_leaves_only_what_was_handed_over(loaded: LoadedLlama) -> None:
     llama, ids = loaded.llama, prompt(loaded, TEXTS[1])
     plain = emitted(llama, ids, 20)
     knowing = Knowing(plain)
-    undo = llamacpp.accelerate(llama, drafter=knowing, max_draft_tokens=8)
+    undo = llamacpp.accelerate(llama, drafter=knowing, trees=True, max_draft_tokens=8)
     for count in (1, 2, 3, 7):
         assert emitted(llama, ids, count) == plain[:count]
         assert llama.n_tokens == len(ids) + count - 1
@@ -299,7 +299,7 @@ def test_criteria_and_processors_are_honoured(loaded: LoadedLlama) -> None:
 
     plain = run()
     stats = aded.Stats()
-    undo = llamacpp.accelerate(llama, drafter=Knowing(plain[0]), max_draft_tokens=8, stats=stats)
+    undo = llamacpp.accelerate(llama, drafter=Knowing(plain[0]), trees=True, max_draft_tokens=8, stats=stats)
     ours = run()
     undo()
     assert ours == plain
@@ -332,7 +332,7 @@ def test_log_probabilities_need_no_more_than_before() -> None:
     made.reset()
     said = emitted(made, made.tokenize(b"One, two, three,"), 12)
     stats = aded.Stats()
-    undo = llamacpp.accelerate(made, drafter=Knowing(said), max_draft_tokens=8, stats=stats)
+    undo = llamacpp.accelerate(made, drafter=Knowing(said), trees=True, max_draft_tokens=8, stats=stats)
     ours = made.create_completion("One, two, three,", **settings)["choices"][0]["logprobs"]
     undo()
     assert 0 < stats.accepted < stats.drafted

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.batch import Limits, Outcomes
-from aded.errors import ContextFullError
+from aded.errors import ContextFullError, UnsupportedError
 from aded.tree import DraftTree
 
-PATHS = 16  # sequences a context is made for: a tree with more leaves loses the last of them
+PATHS = 16  # sequences a context is made for, if its batches allow: a tree with more leaves loses the last of them
 _GROUP = 64
 
 
@@ -73,7 +73,7 @@ class LlamaEngine:
 
     Attributes:
         length: tokens before the one that is chosen next.
-        chosen: outputs of the last pass at which tokens were chosen, in order.
+        output: of the last pass, at which a token was chosen last.
         last: the token chosen last.
     """
 
@@ -90,10 +90,11 @@ class LlamaEngine:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocabulary = llama_cpp.llama_model_get_vocab(llama._model.model)
         self._start = 0  # entries in the cache before the step
+        self._held: int | None = None  # first entries of the cache that are this sequence's; None: as the Llama says
         self._leaf: list[int] = []  # a leaf below each node, or the node itself
-        self._output = -1
         self.length = self.last = 0
-        self.chosen: list[int] = []
+        self.output = -1
+        self._mark = llama._aded_mark = object()
 
     def logits(self, index: int) -> NDArray[np.float32]:
         """float32 logits (vocabulary,) of an output of the last pass; -1 is the last. Valid until the next pass."""
@@ -106,7 +107,7 @@ class LlamaEngine:
         llama.n_tokens = self.length
         if llama._logits_all:
             llama.scores[self.length - 1] = self.logits(index)
-        self._output = index
+        self.output = index
         return int(llama._sampler.sample(llama._ctx, index))
 
     def append(self, slot: int, token: int) -> bool:
@@ -114,14 +115,14 @@ class LlamaEngine:
         if self.length < len(self._llama.input_ids):
             self._llama.input_ids[self.length] = token
         self.length, self.last = self.length + 1, token
-        self.chosen.append(self._output)
         return bool(llama_cpp.llama_vocab_is_eog(self._vocabulary, token))
 
     def limits(self, slots: Sequence[int]) -> Limits:
         """What the context has sequences and room for."""
         llama = self._llama
-        known = {"trees": self._trees, "vocabulary": llama.n_vocab()}
-        return Limits([llama.n_ctx() - self.length], nodes=llama.n_batch - 1, paths=PATHS, **known)
+        left = llama.n_ctx() - self.length  # besides the root
+        known = {"trees": self._trees, "vocabulary": llama.n_vocab(), "paths": llama.context_params.n_seq_max}
+        return Limits([left], nodes=max(min(left, llama.n_batch - 1), 0), **known)
 
     def prefill(self, top_k: int) -> list[_Scores]:
         """Evaluate what is pending."""
@@ -129,12 +130,13 @@ class LlamaEngine:
         if self._pending:
             self._llama.eval(self._pending)
         self.length = int(self._llama.n_tokens)
+        self._held = None
         return [_Scores(self, [-1], top_k)]
 
     def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[_Scores]:
         """One pass over the last token and the nodes, each in the sequences of the leaves below it."""
         (tree,) = trees
-        self._start = self.length - 1
+        self._start = self._held = self.length - 1
         self._check_room(self._start + 2 + int(tree.depths.max(initial=-1)))
         if self._threads is not None:
             llama_cpp.llama_set_n_threads(self._context, self._threads(self._start), self._llama.n_threads_batch)
@@ -151,18 +153,40 @@ class LlamaEngine:
             _put(batch, place, int(tree.tokens[node]), self._start + 1 + depths[node], sequences[node])
             outputs[node + 1] = place
         self._llama._ctx.decode(self._llama._batch)
-        self.chosen = []
         return [_Scores(self, outputs, top_k)]
 
     def commit(self, outcomes: Outcomes) -> None:
-        """The sequence of the accepted path becomes the only one."""
+        """The sequence of the accepted path becomes the only one. Sequence 0 always has what it had before the step."""
+        if not self.is_current():
+            return
         path = outcomes[0].kept
         if max(self._leaf, default=0) > 0:
             if path and (kept := self._leaf[path[-1]]):
-                llama_cpp.llama_memory_seq_rm(self._memory, 0, -1, -1)
-                llama_cpp.llama_memory_seq_cp(self._memory, kept, 0, 0, -1)
+                llama_cpp.llama_memory_seq_rm(self._memory, 0, self._start + 1, -1)
+                llama_cpp.llama_memory_seq_cp(self._memory, kept, 0, self._start + 1, -1)
             llama_cpp.llama_memory_seq_keep(self._memory, 0)
         self.trim_to(self._llama, self._start + 1 + len(path))
+        self._held = self._llama.n_tokens
+
+    def is_current(self) -> bool:
+        """Whether the cache is still this sequence's: another call has not begun, nor was the Llama closed."""
+        return self._llama._aded_mark is self._mark and self._llama._ctx.ctx is not None
+
+    def check_current(self) -> None:
+        """Refuse to go on in a cache that holds another call's tokens."""
+        if not self.is_current():
+            raise UnsupportedError(
+                "another call has used this Llama since, and its cache holds that call's tokens; read a stream to its "
+                "end before the next call, or make a Llama for each"
+            )
+
+    def abandon(self) -> None:
+        """At the end, or wherever decoding broke off: leave one sequence, as far as the Llama says and is certain."""
+        if self.is_current():
+            llama_cpp.llama_memory_seq_keep(self._memory, 0)
+            llama = self._llama
+            self.trim_to(llama, llama.n_tokens if self._held is None else min(llama.n_tokens, self._held))
+            llama._requires_eval = True  # the last pass was over more than the last token
 
     @staticmethod
     def trim_to(llama: Any, entries: int) -> None:

@@ -22,10 +22,14 @@ _FOUND: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 def chains_are_exact(llama: Any) -> bool:
     """Whether chains can have the bits that llama.cpp computes token by token: with flash attention, on a processor,
     and where one thread takes all entries of a cache for one token."""
-    params, model = llama.context_params, llama.model_params
-    flash = params.flash_attn_type == llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-    on_cpu = not llama_cpp.llama_supports_gpu_offload() or not (model.n_gpu_layers or params.offload_kqv)
-    return flash and on_cpu and (llama.n_threads == 1 or llama.n_ctx() <= _SHARED)
+    flash = llama.context_params.flash_attn_type == llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    return flash and on_processor(llama) and (llama.n_threads == 1 or llama.n_ctx() <= _SHARED)
+
+
+def on_processor(llama: Any) -> bool:
+    """Whether all of it runs on the processor."""
+    offloads = bool(llama.model_params.n_gpu_layers or llama.context_params.offload_kqv)
+    return not (llama_cpp.llama_supports_gpu_offload() and offloads)
 
 
 def is_shared(entries: int) -> bool:

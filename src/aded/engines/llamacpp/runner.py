@@ -47,9 +47,6 @@ class EngineRunner(Runner):
         if on_text is not None:
             on_text("\n")
         pieces = [llama.detokenize([token]).decode("utf-8", "replace") for token in emitted]
-        if stats is not None:  # a last step can have accepted more than was asked for
-            stats.tokens = len(emitted)
-            del stats.from_draft[len(emitted) :]
         return Answer(
             text=llama.detokenize(emitted).decode("utf-8", "replace"),
             pieces=pieces,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 try:
-    from aded.engines.llamacpp import DraftModel, accelerate, certify, prepare, restore
+    from aded.engines.llamacpp import DraftModel, accelerate, certify, patch, prepare, restore, unpatch
 except ModuleNotFoundError as error:
     if error.name != "llama_cpp":
         raise
@@ -11,4 +11,4 @@ except ModuleNotFoundError as error:
         'aded.llamacpp needs llama-cpp-python: pip install "aded[llamacpp]"', name="llama_cpp"
     ) from error
 
-__all__ = ["DraftModel", "accelerate", "certify", "prepare", "restore"]
+__all__ = ["DraftModel", "accelerate", "certify", "patch", "prepare", "restore", "unpatch"]
