@@ -22,7 +22,7 @@ from aded.drafters.sharing import Share, for_call
 from aded.engines.base.options import MaxDraftTokens
 from aded.engines.llamacpp.contexts import widen
 from aded.engines.llamacpp.cost import cost_curve, set_threads
-from aded.engines.llamacpp.engine import clear
+from aded.engines.llamacpp.engine import clear, release
 from aded.engines.llamacpp.exactness import on_processor
 from aded.engines.llamacpp.stream import stream
 from aded.errors import UnsupportedError
@@ -189,6 +189,7 @@ def restore(llama: Any) -> None:
         del llama._aded_asked
         llama.__class__ = _plain_class(llama)
         if llama._ctx.ctx is not None:  # it was not closed meanwhile
+            release(llama)
             set_threads(llama, llama.n_threads)
 
 

@@ -7,6 +7,7 @@ its depth. Afterwards the sequence of the accepted path becomes sequence 0 and t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -94,7 +95,8 @@ class LlamaEngine:
         self._leaf: list[int] = []  # a leaf below each node, or the node itself
         self.length = self.last = 0
         self.output = -1
-        self._mark = llama._aded_mark = object()
+        release(llama)
+        llama._aded_engine = weakref.ref(self)
 
     def logits(self, index: int) -> NDArray[np.float32]:
         """float32 logits (vocabulary,) of an output of the last pass; -1 is the last. Valid until the next pass."""
@@ -170,7 +172,7 @@ class LlamaEngine:
 
     def is_current(self) -> bool:
         """Whether the cache is still this sequence's: another call has not begun, nor was the Llama closed."""
-        return self._llama._aded_mark is self._mark and self._llama._ctx.ctx is not None
+        return self._llama._aded_engine() is self and self._llama._ctx.ctx is not None
 
     def check_current(self) -> None:
         """Refuse to go on in a cache that holds another call's tokens."""
@@ -201,6 +203,13 @@ class LlamaEngine:
                 f"the context of {self._llama.n_ctx()} tokens is full; "
                 "make the Llama with a larger n_ctx, or ask for fewer tokens"
             )
+
+
+def release(llama: Any) -> None:
+    """End a sequence that somebody else left open in a `Llama`: its other branches, and what was not yet certain."""
+    engine = getattr(llama, "_aded_engine", lambda: None)()
+    if engine is not None:
+        engine.abandon()
 
 
 def clear(llama: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from aded.drafters.base import Drafter
 from aded.engines.base.options import MaxDraftTokens, budget_for
 from aded.engines.llamacpp.cost import cost_curve, threads_by_length
-from aded.engines.llamacpp.engine import LlamaEngine
+from aded.engines.llamacpp.engine import LlamaEngine, release
 from aded.engines.llamacpp.exactness import exactness
 from aded.speculation import Speculator
 from aded.stats import Stats
@@ -36,6 +36,7 @@ def stream(
     """
     llama._mirostat_mu = ctypes.c_float(2.0 * sampling["mirostat_tau"])
     llama._sampler = llama._init_sampler(**sampling)
+    release(llama)
     pending = _not_in_cache(llama, list(tokens), reset)
     if stats is not None:
         stats.exact = "rounding" if trees else exactness(llama)
