@@ -20,10 +20,11 @@ from aded.drafters.base import Drafter
 from aded.drafters.predicted import predicted
 from aded.drafters.sharing import Share, for_call
 from aded.engines.base.options import MaxDraftTokens
-from aded.engines.llamacpp.contexts import widen
+from aded.engines.llamacpp.contexts import keep_states, widen
 from aded.engines.llamacpp.cost import cost_curve, set_threads
 from aded.engines.llamacpp.engine import clear, release
 from aded.engines.llamacpp.exactness import on_processor
+from aded.engines.llamacpp.recurrent import is_recurrent
 from aded.engines.llamacpp.stream import stream
 from aded.errors import UnsupportedError
 from aded.stats import Stats
@@ -37,7 +38,7 @@ def prepare(llama: Any, *, renew: bool = False) -> CostCurve:
     Args:
         renew: measure again, whatever is known.
     """
-    if not on_processor(llama):
+    if _takes_trees(llama, None):
         widen(llama)
     clear(llama)
     llama.eval([0] * min(128, llama.n_ctx() // 2))
@@ -51,6 +52,7 @@ class _Settings:
     drafter: str | Drafter
     max_draft_tokens: MaxDraftTokens
     trees: bool | None
+    rollback: bool
     stats: Stats | None
     share: Share | None
     tenant: str | None
@@ -62,6 +64,7 @@ def accelerate(
     drafter: str | Drafter = "adaptive",
     max_draft_tokens: MaxDraftTokens = "auto",
     trees: bool | None = None,
+    rollback: bool = False,
     stats: Stats | None = None,
     share: Share | None = None,
     tenant: str | None = None,
@@ -82,23 +85,27 @@ def accelerate(
             that what was in its cache is evaluated again, and pointers to the one before are no longer valid. An
             accepted branch that was not the first lies elsewhere in the cache, and sums over it round otherwise. None:
             chains on a processor, where a second token costs almost a second pass, and trees elsewhere.
+        rollback: let llama.cpp keep the recurrent states of the last 8 tokens, in architectures where it can, in a
+            context made anew. Else the state from before a draft is copied, and put back where some of it is rejected.
         stats: what decoding took is added to it.
         share, tenant: what others get of its calls, and on whose behalf they are; `aded.sharing` says it of some.
             `aded.predicting` says of some what their answers are expected to look like.
         nodes: the old name of `max_draft_tokens`.
 
     Raises:
-        UnsupportedError: the model is recurrent, makes embeddings, has a draft model of its own or a `generate` of its
-            own; or what was set on its context would be lost.
+        UnsupportedError: the model makes embeddings, has a draft model of its own or a `generate` of its own, or is
+            recurrent and trees are asked for; or what was set on its context would be lost.
     """
     most = renamed_option("nodes", nodes, "max_draft_tokens", max_draft_tokens, "auto")
-    _refuse(llama)
+    _refuse(llama, trees=bool(trees))
     restore(llama)
-    asked = _Settings(drafter, most, trees, stats, share, tenant)
+    asked = _Settings(drafter, most, trees, rollback, stats, share, tenant)
     made = replace(asked, drafter=drafters.create(drafter) if isinstance(drafter, str) else drafter)
     for_call(made.drafter, share, tenant)  # type: ignore[arg-type]  # what cannot be is refused at once
     if _takes_trees(llama, trees):
         widen(llama)
+    if rollback and is_recurrent(llama):
+        keep_states(llama)
     plain: Any = type(llama)
     llama.__class__ = _subclass(plain)
     llama._aded, llama._aded_asked = made, asked
@@ -111,11 +118,11 @@ def accelerate(
     return undo
 
 
-def _refuse(llama: Any) -> None:
+def _refuse(llama: Any, *, trees: bool) -> None:
     if not isinstance(llama, llama_cpp.Llama):
         raise UnsupportedError(f"llama_cpp.Llama objects are accelerated here, not a {type(llama).__name__}")
     reasons = {
-        "a recurrent state cannot drop rejected drafts": llama._is_recurrent or llama._is_hybrid,
+        "a recurrent state has one past, which takes chains; leave out trees=True": trees and is_recurrent(llama),
         "a context for embeddings decodes no text": llama.context_params.embeddings,
         "it has a draft model of its own; make it without draft_model": llama.draft_model is not None,
         "its class generates in a way of its own": _plain_class(llama).generate is not llama_cpp.Llama.generate,
@@ -126,7 +133,7 @@ def _refuse(llama: Any) -> None:
 
 
 def _takes_trees(llama: Any, trees: bool | None) -> bool:
-    return not on_processor(llama) if trees is None else trees
+    return not (on_processor(llama) or is_recurrent(llama)) if trees is None else trees
 
 
 def _plain_class(llama: Any) -> Any:

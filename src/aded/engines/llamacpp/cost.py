@@ -14,6 +14,7 @@ from aded.budget.cost import SIZES, CostCurve
 from aded.engines.base.cost_files import kept_curve, processor
 from aded.engines.llamacpp.engine import blank
 from aded.engines.llamacpp.exactness import chains_are_exact, is_shared
+from aded.engines.llamacpp.recurrent import is_recurrent, rolls_back, timed
 
 _LESS = 0.95  # of the time, for other threads than the caller's to be taken
 
@@ -25,12 +26,14 @@ def cost_curve(llama: Any, start: int, *, renew: bool = False) -> CostCurve:
         renew: measure again, whatever is known.
     """
     room = min(llama.n_ctx() - start, llama.n_batch)
+    if rolls_back(llama):
+        room = min(room, 1 + int(llama_cpp.llama_n_rs_seq(llama._ctx.ctx)))
     sizes = [size for size in SIZES if size <= room]
     if len(sizes) < 2:
         return CostCurve([1, 2], [1.0, 1e6])  # no room for a draft
     threads = single_threads(llama, start), llama.n_threads_batch
     measure = partial(_measure, llama, start, sizes, threads)
-    if sizes[-1] < SIZES[-1]:
+    if sizes[-1] < SIZES[-1] and not rolls_back(llama):
         return measure()  # near the end of the context: nothing to keep
     return kept_curve(llama, _conditions(llama, threads), measure, on_disk=True, renew=renew)
 
@@ -66,6 +69,8 @@ def set_threads(llama: Any, single: int) -> None:
 
 def _measure(llama: Any, start: int, sizes: Sequence[int], threads: tuple[int, int]) -> CostCurve:
     def step(tokens: int) -> float:
+        if is_recurrent(llama):
+            return timed(llama, start, tokens)
         started = perf_counter()
         blank(llama, start, tokens)
         return perf_counter() - started
@@ -84,6 +89,7 @@ def _conditions(llama: Any, threads: tuple[int, int]) -> dict[str, Any]:
         "threads": list(threads),
         "flash": int(params.flash_attn_type),
         "cache": [int(params.type_k), int(params.type_v), bool(params.offload_kqv)],
+        "states": int(llama_cpp.llama_n_rs_seq(llama._ctx.ctx)),
         "layers on devices": int(llama.model_params.n_gpu_layers),
         "system": f"{processor()} {llama_cpp.llama_print_system_info().decode()}",
         "llama-cpp-python": llama_cpp.__version__,

@@ -46,7 +46,7 @@ def top_k(logits: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArr
     return ids.astype(np.int32), (np.exp(top - highest) / total).astype(np.float32)
 
 
-class _Scores:
+class Scored:
     """Outputs of one pass, read where llama.cpp keeps them; tokens are chosen by its own sampler."""
 
     def __init__(self, engine: LlamaEngine, outputs: Sequence[int], k: int) -> None:
@@ -126,22 +126,21 @@ class LlamaEngine:
         known = {"trees": self._trees, "vocabulary": llama.n_vocab(), "paths": llama.context_params.n_seq_max}
         return Limits([left], nodes=max(min(left, llama.n_batch - 1), 0), **known)
 
-    def prefill(self, top_k: int) -> list[_Scores]:
+    def prefill(self, top_k: int) -> list[Scored]:
         """Evaluate what is pending."""
         self._check_room(self._llama.n_tokens + len(self._pending))
         if self._pending:
             self._llama.eval(self._pending)
         self.length = int(self._llama.n_tokens)
         self._held = None
-        return [_Scores(self, [-1], top_k)]
+        return [Scored(self, [-1], top_k)]
 
-    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[_Scores]:
+    def verify(self, slots: Sequence[int], trees: Sequence[DraftTree], top_k: int) -> list[Scored]:
         """One pass over the last token and the nodes, each in the sequences of the leaves below it."""
         (tree,) = trees
         self._start = self._held = self.length - 1
         self._check_room(self._start + 2 + int(tree.depths.max(initial=-1)))
-        if self._threads is not None:
-            llama_cpp.llama_set_n_threads(self._context, self._threads(self._start), self._llama.n_threads_batch)
+        self._set_threads(self._start)
         order, sequences = assign_sequences(tree)
         self._leaf = [numbers[0] for numbers in sequences]
         leaves = 1 + max(map(max, sequences), default=0)
@@ -149,13 +148,18 @@ class LlamaEngine:
             llama_cpp.llama_memory_seq_cp(self._memory, 0, leaf, 0, -1)
         batch = self._llama._batch.batch
         batch.n_tokens = 1 + len(order)
-        _put(batch, 0, self.last, self._start, range(leaves))
+        put(batch, 0, self.last, self._start, range(leaves))
         depths, outputs = tree.depths.tolist(), [0] * (1 + len(order))
         for place, node in enumerate(order, start=1):
-            _put(batch, place, int(tree.tokens[node]), self._start + 1 + depths[node], sequences[node])
+            put(batch, place, int(tree.tokens[node]), self._start + 1 + depths[node], sequences[node])
             outputs[node + 1] = place
         self._llama._ctx.decode(self._llama._batch)
-        return [_Scores(self, outputs, top_k)]
+        return [Scored(self, outputs, top_k)]
+
+    def _set_threads(self, entries: int) -> None:
+        """For a pass over one token after so many entries."""
+        if self._threads is not None:
+            llama_cpp.llama_set_n_threads(self._context, self._threads(entries), self._llama.n_threads_batch)
 
     def commit(self, outcomes: Outcomes) -> None:
         """The sequence of the accepted path becomes the only one. Sequence 0 always has what it had before the step."""
@@ -192,9 +196,11 @@ class LlamaEngine:
 
     @staticmethod
     def trim_to(llama: Any, entries: int) -> None:
-        """Keep the first so many entries of the cache."""
+        """Keep the first so many entries of the cache; none where a state cannot go back."""
         memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
-        llama_cpp.llama_memory_seq_rm(memory, 0, entries, -1)
+        if not llama_cpp.llama_memory_seq_rm(memory, 0, entries, -1):
+            llama_cpp.llama_memory_clear(memory, True)
+            entries = 0
         llama.n_tokens = entries
 
     def _check_room(self, tokens: int) -> None:
@@ -229,16 +235,16 @@ def fill(llama: Any, start: int, tokens: int) -> None:
     batch = llama._batch.batch
     batch.n_tokens = tokens
     for i in range(tokens):
-        _put(batch, i, 0, start + i, (0,))
+        put(batch, i, 0, start + i, (0,))
     memory = llama_cpp.llama_get_memory(llama._ctx.ctx)
     llama_cpp.llama_memory_seq_rm(memory, -1, start, -1)  # a reset leaves entries there
     llama._ctx.decode(llama._batch)
 
 
-def _put(batch: Any, place: int, token: int, position: int, sequences: Sequence[int]) -> None:
-    """Put a token into a batch; its scores are asked for."""
+def put(batch: Any, place: int, token: int, position: int, sequences: Sequence[int], *, scored: bool = True) -> None:
+    """Put a token into a batch; whether its scores are asked for."""
     batch.token[place], batch.pos[place] = token, position
-    batch.n_seq_id[place], batch.logits[place] = len(sequences), True
+    batch.n_seq_id[place], batch.logits[place] = len(sequences), scored
     for i, sequence in enumerate(sequences):
         batch.seq_id[place][i] = sequence
 

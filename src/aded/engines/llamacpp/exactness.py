@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.engines.llamacpp.engine import LlamaEngine, fill
+from aded.engines.llamacpp.recurrent import is_recurrent
 from aded.stats import Exactness
 
 # Entries up to which threads change no bit of flash attention on a processor: for one token llama.cpp shares longer
@@ -42,7 +43,7 @@ def exactness(llama: Any) -> Exactness:
 
     The probe takes two tokens at once and one by one, behind what is in the cache; it runs once for a `Llama`.
     """
-    if not chains_are_exact(llama) or llama.n_ctx() - llama.n_tokens < 2 or llama.n_batch < 2:
+    if is_recurrent(llama) or not chains_are_exact(llama) or llama.n_ctx() - llama.n_tokens < 2 or llama.n_batch < 2:
         return "rounding"
     if llama not in _FOUND:
         _FOUND[llama] = _probe(llama)

@@ -14,6 +14,7 @@ from aded.engines.base.options import MaxDraftTokens, budget_for
 from aded.engines.llamacpp.cost import cost_curve, threads_by_length
 from aded.engines.llamacpp.engine import LlamaEngine, release
 from aded.engines.llamacpp.exactness import exactness
+from aded.engines.llamacpp.recurrent import RecurrentEngine, is_recurrent
 from aded.speculation import Speculator
 from aded.stats import Stats
 from aded.streaming import decode_one
@@ -42,7 +43,8 @@ def stream(
         stats.exact = "rounding" if trees else exactness(llama)
     threads = threads_by_length(llama, llama.n_tokens) if max_draft_tokens == "auto" else None
     while True:
-        engine = LlamaEngine(llama, pending, trees=trees, threads=threads)
+        kind = RecurrentEngine if is_recurrent(llama) else LlamaEngine
+        engine = kind(llama, pending, trees=trees, threads=threads)
         budget = budget_for(
             max_draft_tokens,
             drafter,
@@ -61,7 +63,8 @@ def stream(
                     engine.check_current()
         finally:
             engine.abandon()
-        pending = [engine.last]  # whether to go on after an end is for the caller to say
+        # Whether to go on after an end is for the caller to say. A state may be further back than the last token.
+        pending = llama.input_ids[llama.n_tokens : engine.length].tolist()
 
 
 def _not_in_cache(llama: Any, tokens: list[int], reset: bool) -> list[int]:
