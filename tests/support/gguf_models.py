@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,14 @@ def granite_hybrid_file(file: Path, layers: int = 4) -> str:
         _feed_forward(made, layer)
     made.close()
     return str(file)
+
+
+def quantized(file: str) -> str:
+    """The same model in 4 bits (Q4_1), whose products of several tokens round as those of one."""
+    import llama_cpp
+
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_1
+    made = file.removesuffix(".gguf") + "-q4_1.gguf"
+    assert llama_cpp.llama_model_quantize(file.encode(), made.encode(), ctypes.byref(options)) == 0
+    return made

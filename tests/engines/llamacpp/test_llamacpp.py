@@ -427,6 +427,7 @@ def test_the_examples_of_the_page_run() -> None:
     names: dict[str, Any] = {}
     for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
         exec(example.replace("model.gguf", str(aded.engines.base.loaded.embedded_file())), names)
+        llamacpp.unpatch()
     assert names["answer"]["choices"][0]["message"]["content"]
     assert names["llama"].draft_model is names["drafts"]
 
