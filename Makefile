@@ -12,9 +12,10 @@ READY := $(VENV)/.ready
 demo: setup
 	$(BIN)/aded generate "Write a Python function that merges two sorted lists." --max-new-tokens 200 --compare --show-drafts
 
-# Most tests keep one processor busy: they run side by side, with a thread each. PYTEST_WORKERS=0 takes one by one.
+# Most tests keep one processor busy: they run side by side, with a thread each; threads that wait sleep, since there are
+# more than processors where llama.cpp has two. PYTEST_WORKERS=0 takes one by one.
 PYTEST_WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --maxprocesses 4 --dist worksteal
 
 test: lint types
 	$(PYTEST)

@@ -41,7 +41,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def new(file: str, **options: Any) -> Any:
     of_floats = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
-    return llama_cpp.Llama(file, **{"n_ctx": 256, "n_threads": 1, "verbose": False, **of_floats, **options})
+    return llama_cpp.Llama(
+        file, **{"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False, **of_floats, **options}
+    )
 
 
 def said(llama: Any, count: int, ids: list[int] = IDS, **options: Any) -> list[int]:
@@ -274,7 +276,7 @@ def test_every_llama_made_after_a_patch_is_accelerated(file: str, answer: list[i
             """As a program's own."""
 
         for kind in (llama_cpp.Llama, Own):
-            llama = kind(file, n_ctx=256, n_threads=1, verbose=False)
+            llama = kind(file, n_ctx=256, n_threads=1, n_threads_batch=1, verbose=False)
             assert isinstance(llama, kind)
             said(llama, 20)
             assert 0 < stats.accepted < stats.drafted

@@ -26,7 +26,9 @@ def new(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     of_floats = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
 
     def made(**options: Any) -> Any:
-        return llama_cpp.Llama(file, **{"n_ctx": 256, "n_threads": 1, "verbose": False, **of_floats, **options})
+        return llama_cpp.Llama(
+            file, **{"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False, **of_floats, **options}
+        )
 
     return made
 
