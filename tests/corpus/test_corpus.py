@@ -256,3 +256,29 @@ def test_texts_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusFileError, match="no files"):
         text_files([tmp_path])
     assert "give --text" in str(run("build", "--out", tmp_path / "c").exception)
+
+
+def test_a_corpus_is_exported_for_llama_cpp(tmp_path: Path) -> None:
+    """Read as llama.cpp does: four tokens, how many follow, each with its count."""
+    table = Representative(memory_mb=1.0, orders=(1, 2), forgetting=0.0, vocab_size=100, fingerprint="x")
+    text = [5, 6, 7, 5, 6, 7, 5, 6, 8, 9, 6, 7, 11]
+    table.learn_text(np.array(text, np.int32), start=0)
+    Corpus.write(table, tmp_path / "corpus", {})
+    shown = CliRunner().invoke(app, ["corpus", "export", str(tmp_path / "corpus"), "--llamacpp", str(tmp_path / "out")])
+    assert shown.exit_code == 0, shown.output
+    numbers, found, place = np.fromfile(tmp_path / "out", np.int32).tolist(), {}, 0
+    while place < len(numbers):
+        *ngram, count = numbers[place : place + 5]
+        assert ngram[2:] == [-1, -1]
+        pairs = numbers[place + 5 : place + 5 + 2 * count]
+        found[tuple(ngram[:2])] = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        place += 5 + 2 * count
+    expected: dict[tuple[int, int], dict[int, int]] = {}
+    for a, b, c in zip(text, text[1:], text[2:], strict=False):
+        expected.setdefault((a, b), {}).setdefault(c, 0)
+        expected[a, b][c] += 1
+    assert found == expected
+    other = Representative(memory_mb=1.0, orders=(3,), forgetting=0.0, vocab_size=100, fingerprint="x")
+    Corpus.write(other, tmp_path / "other", {})
+    refused = CliRunner().invoke(app, ["corpus", "export", str(tmp_path / "other"), "--llamacpp", str(tmp_path / "o")])
+    assert isinstance(refused.exception, CorpusFileError)

@@ -1,4 +1,4 @@
-"""`aded corpus`: make, join and inspect what drafters know beforehand."""
+"""`aded corpus`: make, join, inspect and export what drafters know beforehand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from aded.cli import options
 from aded.cli.progress import progress_bar
 from aded.errors import CorpusFileError
-from aded.files import locked, whole
+from aded.files import check_writable, locked, whole
 from aded.representative import Corpus, Representative
 from aded.representative.storage import CORPUS
 
@@ -141,6 +141,19 @@ def merge(
         table.merge(corpus)
     Corpus.write(table, out, {"model": first.about.get("model"), "merged": [str(path) for path in corpora]})
     Console(stderr=True, highlight=False).print(f"{table.used} contexts, in {out}")
+
+
+@app.command()
+def export(
+    corpus: Annotated[Path, typer.Argument(help="A corpus.")],
+    llamacpp: Annotated[Path, typer.Option(help="File for `llama-server --lookup-cache-static`.")],
+) -> None:
+    """Write what a corpus knows of pairs of tokens for llama.cpp's own n-gram drafts."""
+    from aded.corpus.export import write_llamacpp
+
+    check_writable(llamacpp, "the n-gram cache", CorpusFileError)
+    count = write_llamacpp(Corpus.open(corpus), llamacpp)
+    Console(stderr=True, highlight=False).print(f"{count} n-grams, in {llamacpp}")
 
 
 @app.command()
