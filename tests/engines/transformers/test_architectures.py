@@ -69,8 +69,17 @@ def test_a_static_cache_gives_the_models_own_output(seed: int | None) -> None:
 
 
 UNSUPPORTED = {
-    "mamba": lambda: tf.MambaForCausalLM(
-        tf.MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2, state_size=4, **ENDS)
+    "recurrent-gemma": lambda: tf.RecurrentGemmaForCausalLM(
+        tf.RecurrentGemmaConfig(
+            vocab_size=40,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            lru_width=32,
+            attention_window_size=16,
+            **ENDS,
+        )
     ),
 }
 
