@@ -61,8 +61,8 @@ Found = tuple[float, float, int, int, int]  # the last five fields of a Row
 Way = Callable[[list[int]], Found]
 
 
-def _server(file: str, kind: str, threads: int, context: int) -> Any:
-    """llama.cpp's server in this process, with drafts of a kind."""
+def _server(file: str, kind: str, threads: int, context: int, static: Path | None = None) -> Any:
+    """llama.cpp's server in this process, with drafts of a kind; `static` is a file of n-grams for its cache."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -73,6 +73,8 @@ def _server(file: str, kind: str, threads: int, context: int) -> Any:
     name = "COMMON_SPECULATIVE_TYPE_" + kind.upper().replace("-", "_")
     if not hasattr(xllamacpp.common_speculative_type, name):
         raise AdedError(f"llama-server drafts in no way {kind!r}; choose none or some of {TYPES}")
+    if static is not None:
+        parameters.speculative.ngram_cache.lookup_cache_static = str(static)
     parameters.speculative.types = [getattr(xllamacpp.common_speculative_type, name)]
     return xllamacpp.Server(parameters)
 
@@ -104,13 +106,21 @@ def _decode(loaded: LoadedLlama, drafter: Any, ids: list[int], *, tokens: int) -
 
 
 def compare(
-    loaded: LoadedLlama, file: str, prompts: Sequence[Prompt], kinds: Sequence[str], *, threads: int, tokens: int
+    loaded: LoadedLlama,
+    file: str,
+    prompts: Sequence[Prompt],
+    kinds: Sequence[str],
+    *,
+    threads: int,
+    tokens: int,
+    static: Path | None = None,
 ) -> list[list[Row]]:
     """The rows of each prompt; a prompt is answered in every way before the next.
 
     Args:
         kinds: of llama-server's drafts.
         tokens: of an answer at most.
+        static: n-grams of `aded corpus export`, for one more way: its n-gram cache with them.
     """
     context = int(loaded.llama.n_ctx())
     drafter = aded.create_drafter("adaptive")
@@ -121,6 +131,9 @@ def compare(
     for kind in ("none", *kinds):
         name = _SERVER if kind == "none" else kind
         ways[name] = (_SERVER, partial(_ask, _server(file, kind, threads, context), tokens=tokens))
+    if static is not None:
+        named = _server(file, "ngram-cache", threads, context, static)
+        ways["ngram-cache, static"] = (_SERVER, partial(_ask, named, tokens=tokens))
     for _, decode in ways.values():  # memory is fetched, and costs are measured
         decode(loaded.prompt_ids([{"role": "user", "content": "Count from one to ten."}])[:64])
     rows: list[list[Row]] = []
@@ -144,6 +157,7 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="For one token and for many, of all.")] = 2,
     context: Annotated[int, typer.Option(min=64, help="Tokens there is room for.")] = 4096,
     types: Annotated[str, typer.Option(help="Of llama-server's drafts, comma-separated.")] = TYPES,
+    static: Annotated[Path | None, typer.Option(help="N-grams of `aded corpus export`, for one way more.")] = None,
     per_category: Annotated[int | None, typer.Option(min=1, help="Prompts of each category.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts in all.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 128,
@@ -153,7 +167,9 @@ def main(
     asked = read_prompts(prompts, limit=limit, per_category=per_category)
     file = str(embedded_file() if model is None else model)
     loaded = load(model, threads=threads, context=context)
-    rows = compare(loaded, file, asked, words_of(types, "--types"), threads=threads, tokens=max_new_tokens)
+    rows = compare(
+        loaded, file, asked, words_of(types, "--types"), threads=threads, tokens=max_new_tokens, static=static
+    )
     if as_json:
         print(json.dumps([asdict(row) for prompt in rows for row in prompt]))
         return

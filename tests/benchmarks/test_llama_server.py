@@ -30,7 +30,7 @@ class Server:
 
 
 def test_each_way_is_compared_with_plain_decoding_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_server, "_server", lambda file, kind, threads, context: Server(kind))
+    monkeypatch.setattr(llama_server, "_server", lambda file, kind, threads, context, static=None: Server(kind))
     monkeypatch.setenv("ADED_CACHE", str(tmp_path))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one two three one two three\nfour five\n")
