@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,10 +22,12 @@ import aded
 from aded.cli.options import Model, plain_table, words_of
 from aded.cli.progress import progress_bar
 from aded.engines.base.loaded import embedded_file
-from aded.engines.llamacpp.loading import LoadedLlama, load
 from aded.errors import AdedError
 from aded.traces.prompts import Prompt, read_prompts
 from benchmarks.command import new_app, run
+
+if TYPE_CHECKING:
+    from aded.engines.llamacpp.loading import LoadedLlama
 
 __all__ = ["Row", "app", "compare"]
 
@@ -164,6 +166,8 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print every request as JSON and nothing else.")] = False,
 ) -> None:
     """Compare llama.cpp's own drafts with ours."""
+    from aded.engines.llamacpp.loading import load
+
     asked = read_prompts(prompts, limit=limit, per_category=per_category)
     file = str(embedded_file() if model is None else model)
     loaded = load(model, threads=threads, context=context)

@@ -62,6 +62,7 @@ def test_the_commands_and_options_they_name_exist() -> None:
         "benchmarks.serve_load",
         "benchmarks.soak",
         "benchmarks.exactness",
+        "benchmarks.llama_server",
         "benchmarks.calibration",
         "benchmarks.regret",
         "benchmarks.step_profile",
