@@ -11,13 +11,11 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 
-from aded.engines.transformers.masks import device_of
 from aded.engines.transformers.patches import ThreadsPatch
 
 _PATCH = ThreadsPatch()
@@ -47,26 +45,15 @@ def derives_positions(model: Any) -> bool:
     return bool(_sources(model)) or _TAKEN in inspect.signature(model.forward).parameters
 
 
-@contextmanager
-def tree_positions(model: Any) -> Iterator[None]:
+def taken_positions(model: Any) -> str | None:
+    """By which name a model takes positions that it derives where they are not given; None where they are derived in a
+    way that `tree_positions` knows, or not at all."""
+    return _TAKEN if derives_positions(model) and not _sources(model) else None
+
+
+def tree_positions(model: Any) -> AbstractContextManager[None]:
     """Within it, and in this thread, a model's passes have the positions that `at_depths` says."""
-    if not (sources := _sources(model)):
-        yield
-        return
-    own = [vars(module).get(name) for module, name, _ in sources]  # of a wrapper's
-
-    def put() -> None:
-        for module, name, chosen in sources:
-            setattr(module, name, partial(chosen, getattr(module, name)))
-
-    def take() -> None:
-        for (module, name, _), before in zip(sources, own, strict=True):
-            delattr(module, name)
-            if before is not None:
-                setattr(module, name, before)
-
-    with _PATCH.to(model, put, take):
-        yield
+    return _PATCH.wrap(model, _sources(model))
 
 
 @contextmanager
@@ -77,13 +64,6 @@ def at_depths(depths: Sequence[int], start: int) -> Iterator[None]:
         yield
     finally:
         _pass.depths = None
-
-
-def given_positions(model: Any, depths: torch.Tensor, start: int) -> dict[str, torch.Tensor]:
-    """What a pass takes besides, of one that could not derive the positions of tokens at `depths` (rows, n)."""
-    if _sources(model) or _TAKEN not in inspect.signature(model.forward).parameters:
-        return {}
-    return {_TAKEN: (start + depths).to(device_of(model))}
 
 
 def _sources(model: Any) -> list[tuple[Any, str, Callable[..., torch.Tensor]]]:

@@ -16,7 +16,7 @@ from aded.budget.cost import MAX_DRAFT_TOKENS
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.attention import attention_windows
 from aded.engines.transformers.compat import CACHE, cache_of
-from aded.engines.transformers.depths import at_depths, derives_positions, given_positions
+from aded.engines.transformers.depths import at_depths, derives_positions, taken_positions
 from aded.engines.transformers.exact_kernels import library_kernels
 from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.masks import masks
@@ -76,7 +76,7 @@ class TransformersEngine:
         self.model, self.config, self.kwargs, self.runner = model, generation_config, model_kwargs, runner
         self._windows, self._trees = attention_windows(model), way in ("trees", "masked") and not together
         self._stateful, self._encodes = is_recurrent(model), bool(model.config.is_encoder_decoder)
-        self._derives = derives_positions(model)
+        self._derives, self._taken = derives_positions(model), taken_positions(model)
         rows, self._prompt = input_ids.shape
         self.batch = rows > 1
         # In step: rows' entries end at one place, and a row that is ahead takes its last tokens in again. Else each
@@ -290,8 +290,8 @@ class TransformersEngine:
             lengths = self._entries if self._ragged else None
             shown = trees if self._all is None else [DraftTree.chain(fed[1:]) for fed in self._fed]
             inputs[self._mask_name] = masks(self.model, self._windows, self.cache, shown, count, lengths, self._padding)
-        if self._derives:
-            inputs |= given_positions(self.model, depths, held)
+        if self._taken is not None:
+            inputs[self._taken] = (held + depths).to(self.device)
         with at_depths(depths[0].tolist(), held) if self._derives else nullcontext():
             logits = self.runner.run(inputs).logits[:, -count:][:, least:]
         firsts = [lead - least for lead in leads]

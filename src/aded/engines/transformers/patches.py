@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -55,6 +56,28 @@ class ThreadsPatch:
             return
         with self._patch.to(model, make, undo), self._set(True):
             yield
+
+    def wrap(self, model: Any, wrapped: Sequence[tuple[Any, str, Callable[..., Any]]]) -> AbstractContextManager[None]:
+        """Within it methods of parts of a model are wrapped, whatever a wrapper of somebody else's made of them.
+
+        Args:
+            wrapped: parts, the name of a method of each, and what is called with that method before its arguments.
+        """
+        if not wrapped:
+            return nullcontext()
+        own = [vars(part).get(name) for part, name, _ in wrapped]  # of another wrapper's
+
+        def put() -> None:
+            for part, name, wrapper in wrapped:
+                setattr(part, name, partial(wrapper, getattr(part, name)))
+
+        def take() -> None:
+            for (part, name, _), before in zip(wrapped, own, strict=True):
+                delattr(part, name)
+                if before is not None:
+                    setattr(part, name, before)
+
+        return self.to(model, put, take)
 
     def off(self) -> AbstractContextManager[None]:
         """Within it this thread goes the plain way."""

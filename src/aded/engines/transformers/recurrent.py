@@ -6,8 +6,7 @@ What was accepted is taken in again by the next pass, in front of its draft: so 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -121,30 +120,13 @@ def begins_anew(model: Any, agrees: Callable[[], bool]) -> bool:
     return found
 
 
-@contextmanager
-def token_by_token(model: Any) -> Iterator[None]:
+def token_by_token(model: Any) -> AbstractContextManager[None]:
     """Within it, and in this thread, layers that would begin their state anew are called once for each token of a pass.
 
     The rest of the model takes all tokens at once.
     """
-    if model not in _FORGETFUL:
-        yield
-        return
-    mixers = _mixers(model)
-    own = [vars(mixer).get("forward") for mixer in mixers]  # of a wrapper's
-
-    def put() -> None:
-        for mixer in mixers:
-            mixer.forward = partial(_each, mixer.forward)
-
-    def take() -> None:
-        for mixer, forward in zip(mixers, own, strict=True):
-            del mixer.forward
-            if forward is not None:
-                mixer.forward = forward
-
-    with _MIXERS.to(model, put, take):
-        yield
+    mixers = _mixers(model) if model in _FORGETFUL else []
+    return _MIXERS.wrap(model, [(mixer, "forward", _each) for mixer in mixers])
 
 
 def _mixers(model: Any) -> list[Any]:
