@@ -22,6 +22,7 @@ import aded
 from aded.cli.options import Model, plain_table, words_of
 from aded.cli.progress import progress_bar
 from aded.engines.base.loaded import embedded_file
+from aded.engines.base.runner import Answer
 from aded.errors import AdedError
 from aded.traces.prompts import Prompt, read_prompts
 from benchmarks.command import new_app, run
@@ -92,19 +93,9 @@ def _ask(server: Any, ids: list[int], *, tokens: int) -> Found:
     return seconds, timings["predicted_ms"] / 1000, int(timings["predicted_n"]), *counts
 
 
-def _decode(loaded: LoadedLlama, drafter: Any, ids: list[int], *, tokens: int) -> Found:
-    stats, llama = aded.Stats(), loaded.llama
-    if drafter is not None:
-        aded.llamacpp.accelerate(llama, drafter=drafter, stats=stats)
-    try:
-        began = first = time.perf_counter()
-        count = 0
-        for count, _ in enumerate(loaded.tokens(ids, tokens, seed=0, temp=0.0), start=1):
-            first = time.perf_counter() if count == 1 else first
-        ended = time.perf_counter()
-    finally:
-        aded.llamacpp.restore(llama)
-    return ended - began, ended - first, count, stats.drafted, stats.accepted
+def _found(answer: Answer) -> Found:
+    stats = answer.stats
+    return answer.seconds, answer.seconds - answer.first_s, answer.tokens, stats.drafted, stats.accepted
 
 
 def compare(
@@ -124,11 +115,13 @@ def compare(
         tokens: of an answer at most.
         static: n-grams of `aded corpus export`, for one more way: its n-gram cache with them.
     """
-    context = int(loaded.llama.n_ctx())
-    drafter = aded.create_drafter("adaptive")
+    from aded.engines.llamacpp.runner import EngineRunner
+
+    context, runner = int(loaded.llama.n_ctx()), EngineRunner(loaded, aded.create_drafter("adaptive"), "auto")
+    settings: dict[str, Any] = {"max_new_tokens": tokens, "temperature": 0.0, "top_p": 1.0, "seed": 0}
     ways: dict[str, tuple[str, Way]] = {
-        _STOCK: (_STOCK, partial(_decode, loaded, None, tokens=tokens)),
-        "adaptive": (_STOCK, partial(_decode, loaded, drafter, tokens=tokens)),
+        _STOCK: (_STOCK, lambda ids: _found(runner.plain(ids, **settings))),
+        "adaptive": (_STOCK, lambda ids: _found(runner.answer(ids, **settings))),
     }
     for kind in ("none", *kinds):
         name = _SERVER if kind == "none" else kind

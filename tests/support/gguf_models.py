@@ -15,6 +15,7 @@ from aded.engines.base.loaded import embedded_file
 
 WIDTH, HEADS, HEAD, INNER = 64, 4, 16, 128
 VOCABULARY = 1024  # the tokenizer's first tokens
+IDS = list(range(100, 124))  # a prompt for them
 
 
 @cache
@@ -169,3 +170,12 @@ def quantized(file: str) -> str:
     made = file.removesuffix(".gguf") + "-q4_1.gguf"
     assert llama_cpp.llama_model_quantize(file.encode(), made.encode(), ctypes.byref(options)) == 0
     return made
+
+
+def said(llama: Any, count: int, ids: list[int] = IDS, **options: Any) -> list[int]:
+    """The first tokens after a prompt, with one seed; what is in the cache is left there."""
+    llama.set_seed(7)
+    tokens = llama.generate(ids, **{"temp": 0.0, **options})
+    found = [next(tokens) for _ in range(count)]
+    tokens.close()
+    return found

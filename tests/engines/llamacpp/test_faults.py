@@ -15,23 +15,12 @@ import numpy as np
 import pytest
 
 import aded
-from aded.budget import CostCurve
-from support.gguf_models import llama_file
+from support.gguf_models import IDS, llama_file, said
 from support.oracle import ChainThenWrong, Oracle
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="make llamacpp builds it")
 
 from aded import llamacpp  # noqa: E402
-
-IDS = list(range(100, 124))
-
-
-@pytest.fixture(autouse=True)
-def _measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test asserts times."""
-    measure = CostCurve.measure
-    brief = lambda step, *, limit_s=0.3, **sizes: measure(step, limit_s=min(limit_s, 0.3), **sizes)  # noqa: E731
-    monkeypatch.setattr(CostCurve, "measure", staticmethod(brief))
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +33,6 @@ def new(file: str, **options: Any) -> Any:
     return llama_cpp.Llama(
         file, **{"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False, **of_floats, **options}
     )
-
-
-def said(llama: Any, count: int, ids: list[int] = IDS, **options: Any) -> list[int]:
-    tokens = llama.generate(ids, **{"temp": 0.0, **options})
-    found = [next(tokens) for _ in range(count)]
-    tokens.close()
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 import aded
 from aded import DraftTree
-from aded.budget import CostCurve
 from aded.cli import app
 from aded.traces.trace import Trace
 from support.oracle import ChainThenWrong, Oracle
@@ -52,14 +51,6 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> LoadedLlama:
     assert llama_cpp.llama_model_quantize(source, str(file).encode(), ctypes.byref(options)) == 0
     of_floats = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
     return LoadedLlama("exact", llama_cpp.Llama(str(file), n_ctx=512, n_threads=2, verbose=False, **of_floats))
-
-
-@pytest.fixture(autouse=True)
-def _measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test asserts times."""
-    measure = CostCurve.measure
-    brief = lambda step, *, limit_s=0.3, **sizes: measure(step, limit_s=min(limit_s, 0.3), **sizes)  # noqa: E731
-    monkeypatch.setattr(CostCurve, "measure", staticmethod(brief))
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 import aded
-from support.gguf_models import granite_hybrid_file, lfm2_file
+from support.gguf_models import IDS, granite_hybrid_file, lfm2_file, said
 from support.oracle import ChainThenWrong
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="make llamacpp builds it")
 
 from aded import llamacpp  # noqa: E402
 
-IDS = list(range(100, 124))
 KINDS = {"lfm2": lfm2_file, "granite-hybrid": granite_hybrid_file}
 
 
@@ -31,14 +30,6 @@ def new(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         )
 
     return made
-
-
-def said(llama: Any, count: int, ids: list[int] = IDS, **options: Any) -> list[int]:
-    llama.set_seed(7)
-    tokens = llama.generate(ids, **{"temp": 0.0, **options})
-    found = [next(tokens) for _ in range(count)]
-    tokens.close()
-    return found
 
 
 class Wavering(ChainThenWrong):
