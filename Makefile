@@ -133,7 +133,7 @@ vllm: vllm-setup
 		--model "$$($(BIN)/python -c $(FOLDER))"
 
 vllm-test: vllm-setup
-	$(SERVING) ADED_TEST_MODEL="$$($(BIN)/python -c $(FOLDER))" $(SERVE)/bin/python -m pytest tests/serving
+	$(SERVING) ADED_TEST_MODEL="$$($(BIN)/python -c $(FOLDER))" $(SERVE)/bin/python -m pytest tests/engines/vllm
 
 vllm-setup: $(SERVE)/.ready
 

@@ -87,7 +87,7 @@ def simulate(
         pass
     server = _Server(trace, curve, requests)
     made = server_drafter(drafter, memory_mb=memory_mb, sequence_mb=sequence_mb, corpus=corpus)
-    limits: dict[str, Any] = {"requests": requests, "max_length": server.longest, "max_draft_tokens": max_draft_tokens}
+    limits: dict[str, Any] = {"requests": requests, "max_length": server.longest, "longest": max_draft_tokens}
     step = StepDrafter(made, **limits, min_probability=min_probability, clock=lambda: server.time)
     weights = np.ones(2**23 if cold else 1)
     drafts, times, rows, drafted = server.nothing, [], 0, 0

@@ -109,4 +109,4 @@ def test_senseless_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         StepDrafter(AdaptiveDrafter(memory_mb=1), requests=0, max_length=100)
     with pytest.raises(ValueError, match="at least 1"):
-        StepDrafter(AdaptiveDrafter(memory_mb=1), requests=1, max_length=100, max_draft_tokens=0)
+        StepDrafter(AdaptiveDrafter(memory_mb=1), requests=1, max_length=100, longest=0)

@@ -1,4 +1,4 @@
-"""What the vLLM engine is made of, as far as it runs without vLLM. tests/serving/ runs it in vLLM."""
+"""What the vLLM engine is made of, as far as it runs without vLLM. test_in_vllm.py runs it there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS, LENGTH = 6, 200
 def config(longest: int = 4, **aded: Any) -> Any:
     return SimpleNamespace(
         speculative_config=SimpleNamespace(num_speculative_tokens=longest),
-        parallel_config=SimpleNamespace(data_parallel_rank=0),
+        parallel_config=SimpleNamespace(data_parallel_rank=0, pipeline_parallel_size=1),
         scheduler_config=SimpleNamespace(max_num_seqs=ROWS),
         model_config=SimpleNamespace(max_model_len=LENGTH, get_vocab_size=lambda: 1000),
         additional_config={"aded": {"memory_mb": 1, "sequence_mb": 0.2, **aded}},
@@ -34,6 +34,7 @@ def config(longest: int = 4, **aded: Any) -> Any:
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "_first_rank", lambda: True)
     monkeypatch.setattr(api, "_fingerprint", lambda model: "tokenizer")
+    monkeypatch.setattr(api, "repair_sampling", lambda: [])
 
 
 class Engine:
@@ -176,6 +177,24 @@ def test_only_the_first_rank_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert AdedProposer(config()).propose([[1], [2]], np.array([5, 5]), tokens) == [[], []]
 
 
+def test_pipeline_stages_are_refused() -> None:
+    two = config()
+    two.parallel_config.pipeline_parallel_size = 2
+    with pytest.raises(UnsupportedError, match="pipeline_parallel_size"):
+        AdedProposer(two)
+
+
+def test_a_fixed_draft_is_drafted_whatever_it_costs() -> None:
+    engine = Engine(AdedProposer(config(max_draft_tokens=3)))
+    engine.add(cycle(10), 30)
+    emitted = [engine.step() for _ in range(8)]
+    assert all(len(draft) == 3 for draft in engine.drafts)
+    assert [n for (n,) in emitted[1:]] == [4] * 7
+    engine = Engine(AdedProposer(config(max_draft_tokens=0)))
+    engine.add(cycle(10), 30)
+    assert [engine.step() for _ in range(3)] == [[1]] * 3
+
+
 def test_another_interface_is_one_error_that_names_the_versions() -> None:
     with pytest.raises(UnsupportedError, match=r"0\.32"):
         AdedProposer(SimpleNamespace())
@@ -220,6 +239,8 @@ def test_settings_come_from_the_configuration_or_the_environment() -> None:
         ({}, {"ADED_MIN_PROBABILITY": "much"}),
         ({"min_probability": 2}, {}),
         ({"share": "all"}, {}),
+        ({"max_draft_tokens": "-1"}, {}),
+        ({"max_draft_tokens": "many"}, {}),
         ({"sequence_mb": 0}, {}),
         ("state", {}),
     ):

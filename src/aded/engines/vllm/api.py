@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from aded.drafters.base import Saved
 from aded.engines.base.drafter_files import bind_drafter
 from aded.engines.vllm.engine import StepDrafter, server_drafter
+from aded.engines.vllm.repairs import repair_sampling
 from aded.engines.vllm.settings import Settings
 from aded.errors import AdedError, SettingsError, UnsupportedError
 from aded.representative import vocabulary_fingerprint
 from aded.representative.storage import STATE
 
-SUPPORTED = "0.32"
+SUPPORTED = "0.32 and 0.33"
 
 _QUIET_S = 2.0  # without a step, after which what was learned is saved: vLLM may end without a word
 _log = logging.getLogger("vllm.aded")
@@ -39,7 +40,8 @@ class AdedProposer:
         vllm_config: vLLM's configuration.
 
     Raises:
-        AdedError: a setting, state file or corpus that cannot be used, or a vLLM with another interface.
+        AdedError: a setting, state file or corpus that cannot be used, pipeline stages, or a vLLM with another
+            interface.
     """
 
     def __init__(self, vllm_config: Any) -> None:
@@ -48,11 +50,18 @@ class AdedProposer:
             most = int(vllm_config.scheduler_config.max_num_seqs)
             model = vllm_config.model_config
             max_length, vocabulary = int(model.max_model_len), int(model.get_vocab_size())
+            stages = int(vllm_config.parallel_config.pipeline_parallel_size)
             extra = getattr(vllm_config, "additional_config", None)
         except AttributeError as error:
             raise _unsupported(str(error)) from error
         self.settings = settings = Settings.read(extra.get("aded") if isinstance(extra, dict) else None)
         self._step: StepDrafter | None = None
+        if stages > 1:
+            raise UnsupportedError(
+                f"this vLLM cannot speculate over pipeline stages, and there are {stages} (pipeline_parallel_size): "
+                "only the last would have a drafter, and all ask for it; use tensor parallelism, or no speculation"
+            )
+        repair_sampling()
         if not _first_rank():
             return
         sizes: dict[str, Any] = {"memory_mb": settings.memory_mb, "sequence_mb": settings.sequence_mb}
@@ -69,7 +78,8 @@ class AdedProposer:
             drafter,
             requests=most,
             max_length=max_length,
-            max_draft_tokens=longest,
+            longest=longest,
+            max_draft_tokens=settings.most,
             min_probability=settings.min_probability,
         )
         if self._state is not None and not getattr(vllm_config.parallel_config, "data_parallel_rank", 0):
@@ -148,7 +158,7 @@ def _unsupported(what: str) -> UnsupportedError:
         version = "of an unknown version"
     return UnsupportedError(
         f"vLLM {version} calls proposers in another way than this release knows ({what}); it was made for vLLM "
-        f"{SUPPORTED}: install that, or a newer release of aded"
+        f"{SUPPORTED}: install one of them, or a newer release of aded"
     )
 
 

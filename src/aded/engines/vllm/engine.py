@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aded import drafters
 from aded.batch import ChainOutcomes, Chains, Limits
-from aded.budget import Acceptance, AdaptiveBudget, LearnedCost, Pass
+from aded.budget import Acceptance, AdaptiveBudget, Budget, FixedBudget, LearnedCost, Pass
 from aded.drafters.base import Drafter
 from aded.engines.vllm.requests import Requests, recent_tokens
 from aded.errors import CorpusFileError
@@ -46,7 +46,8 @@ class StepDrafter:
         drafter: see `server_drafter`.
         requests: as many as can run at once.
         max_length: tokens of the longest sequence the model takes.
-        max_draft_tokens: most tokens of a draft.
+        longest: most tokens of a draft.
+        max_draft_tokens: tokens of each draft, whatever they cost, up to `longest`; None: as many as pay.
         min_probability: no draft goes on where its path is less likely.
         clock: seconds; steps are timed by it.
 
@@ -60,21 +61,24 @@ class StepDrafter:
         *,
         requests: int,
         max_length: int,
-        max_draft_tokens: int = 8,
+        longest: int = 8,
+        max_draft_tokens: int | None = None,
         min_probability: float = 0.05,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if requests < 1 or max_draft_tokens < 1:
-            raise ValueError(
-                f"there must be at least 1 request and 1 draft token, not {requests} and {max_draft_tokens}"
-            )
-        self._max_length, self._most, self._clock = max_length, max_draft_tokens, clock
+        if requests < 1 or longest < 1:
+            raise ValueError(f"there must be at least 1 request and 1 draft token, not {requests} and {longest}")
+        self._max_length, self._most, self._clock = max_length, longest, clock
         self._requests = Requests(requests)
-        budget = AdaptiveBudget(LearnedCost(), slots=requests, ragged=True, min_probability=min_probability)
+        budget: Budget
+        if max_draft_tokens is None:
+            budget = AdaptiveBudget(LearnedCost(), slots=requests, ragged=True, min_probability=min_probability)
+        else:
+            budget = FixedBudget(max_draft_tokens, min_probability=min_probability)
         self._speculator = Speculator(drafter, budget, count=requests, timer=Timer(clock), async_learning=_ASYNC_ABOVE)
-        self._verified = np.zeros((requests, max_draft_tokens), np.float32)  # path probabilities of each slot's draft
+        self._verified = np.zeros((requests, longest), np.float32)  # path probabilities of each slot's draft
         # Last tokens handed on: a context, and what a step can emit.
-        self._width = getattr(drafter, "context_length", 0) + max_draft_tokens + 1
+        self._width = getattr(drafter, "context_length", 0) + longest + 1
         self.began = 0.0
         self._warm_up(drafter)
 
@@ -120,7 +124,7 @@ class StepDrafter:
         if not isinstance(chosen, Chains):
             chosen = Chains.of(chosen, self._most)
         self._verified[:] = 0.0
-        self._verified[slots] = chosen.paths
+        self._verified[slots, : chosen.paths.shape[1]] = chosen.paths
         for row, draft, n in zip(rows.tolist(), chosen.ids.tolist(), chosen.lengths.tolist(), strict=True):
             if n:
                 drafts[row] = draft[:n]

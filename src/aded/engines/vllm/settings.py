@@ -25,6 +25,7 @@ class Settings:
         share: what other requests, and the state file, get of one: "answers" or "nothing".
         min_probability: no draft goes on where its path is less likely than this, whatever it costs. Its old name is
             `least`.
+        max_draft_tokens: tokens of each draft, whatever they cost, or "auto": as many as pay.
     """
 
     state: str = ""
@@ -35,6 +36,12 @@ class Settings:
     sequence_mb: float = 2.0
     share: str = "answers"
     min_probability: float = 0.05
+    max_draft_tokens: str = "auto"
+
+    @property
+    def most(self) -> int | None:
+        """Tokens of each draft; None: as many as pay."""
+        return None if self.max_draft_tokens == "auto" else int(self.max_draft_tokens)
 
     @classmethod
     def read(cls, given: Any = None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -68,6 +75,10 @@ class Settings:
             raise SettingsError(f'share must be "answers" or "nothing", not {settings.share!r}')
         if not 0 < settings.min_probability < 1:
             raise SettingsError(f"min_probability must lie between 0 and 1, not {settings.min_probability}")
+        if settings.max_draft_tokens != "auto" and not settings.max_draft_tokens.isdecimal():
+            raise SettingsError(
+                f'max_draft_tokens must be "auto" or a whole number from 0 on, not {settings.max_draft_tokens!r}'
+            )
         return settings
 
 

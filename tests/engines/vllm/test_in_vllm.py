@@ -1,0 +1,247 @@
+"""In vLLM itself; run by `make vllm-test`, in the environment that it sets up."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import paths
+
+pytest.importorskip("vllm", reason="vLLM is not installed here: make vllm-test")
+MODEL = os.environ.get("ADED_TEST_MODEL", "")
+pytestmark = pytest.mark.skipif(not MODEL, reason="ADED_TEST_MODEL names no model: make vllm-test")
+
+ADED = {"method": "custom_class", "model": "aded.engines.vllm.AdedProposer", "num_speculative_tokens": 6}
+# float32: there a pass over several tokens agrees with one over one to six digits.
+EXACT = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "gpu_memory_utilization": 0.3}
+PROMPTS = [json.loads(line)["turns"][0] for line in paths.PROMPTS.read_text().splitlines()][:16]
+
+
+def run_script(name: str, model: str, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(Path(__file__).with_name(name)), model, *map(json.dumps, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def both(name: str, model: str, *arguments: Any, drafted: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A script's answers without speculation and with so many tokens drafted in every step; on a processor each."""
+
+    def one(speculative: dict[str, Any] | None) -> dict[str, Any]:
+        processor = "0" if speculative is None or os.cpu_count() == 1 else "1"
+        environment = {"ADED_MAX_DRAFT_TOKENS": str(drafted), "VLLM_CPU_OMP_THREADS_BIND": processor}
+        return read(run_script(name, model, speculative, *arguments, **environment))
+
+    with ThreadPoolExecutor(2) as threads:
+        plain, ours = threads.map(one, (None, ADED))
+    return plain, ours
+
+
+def run_engine(
+    speculative: dict[str, Any] | None, prompts: list[str], model: str = MODEL, **arguments: Any
+) -> subprocess.CompletedProcess[str]:
+    return run_script("answers.py", model, speculative, {**EXACT, **arguments}, prompts)
+
+
+def answers(
+    speculative: dict[str, Any] | None, prompts: list[str] = PROMPTS, model: str = MODEL, **arguments: Any
+) -> dict[str, Any]:
+    return read(run_engine(speculative, prompts, model, **arguments))
+
+
+def read(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    found = [line for line in run.stdout.splitlines() if line.startswith("ANSWERS ")]
+    assert found, run.stdout[-3000:] + run.stderr[-3000:]
+    answered: dict[str, Any] = json.loads(found[0].removeprefix("ANSWERS "))
+    return answered
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    return answers(None)
+
+
+def test_greedy_answers_are_vllms_own_alone_and_together(plain: dict[str, Any]) -> None:
+    ours = answers(ADED)
+    assert ours["alone"] == plain["alone"]
+    assert ours["together"] == plain["together"]
+    assert ours["counts"]["vllm:spec_decode_num_accepted_tokens"] > 100
+
+
+def test_prompts_in_pieces_prefixes_kept_and_requests_preempted_change_nothing(plain: dict[str, Any]) -> None:
+    """Room for few tokens in a step, and for fewer in all than the requests grow to: 12 blocks of 32 tokens."""
+    small = {"max_num_batched_tokens": 24, "enable_chunked_prefill": True, "enable_prefix_caching": True}
+    ours = answers(ADED, **small, max_model_len=256, block_size=32, num_gpu_blocks_override=12)
+    assert ours["counts"]["vllm:num_preemptions"] > 0
+    assert ours["alone"] == plain["alone"]
+    assert ours["together"] == plain["together"]
+
+
+@pytest.fixture(scope="module")
+def even(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small random model whose heads can be shared by two; its weights are large enough not to say one thing only."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = str(tmp_path_factory.mktemp("even"))
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=len(tokenizer), initializer_range=0.2)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_two_workers_give_the_same(even: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # by itself it wants a memory node for each
+    two = {"model": even, "tensor_parallel_size": 2, "most_tokens": 96}
+    plain, ours = answers(None, PROMPTS[:6], **two), answers(ADED, PROMPTS[:6], **two)
+    assert ours["alone"] == plain["alone"]
+    assert ours["together"] == plain["together"]
+    assert ours["counts"]["vllm:spec_decode_num_draft_tokens"] > 0
+
+
+def test_pipeline_stages_are_refused_with_one_clear_line(even: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    run = run_engine(ADED, PROMPTS[:1], even, pipeline_parallel_size=2)
+    assert run.returncode
+    assert "cannot speculate over pipeline stages, and there are 2" in run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def asked(even: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All of cases.py without speculation and with drafts in every step, whatever they cost."""
+    adapters = [lora(tmp_path_factory.mktemp("lora"), seed) for seed in (1, 2)]
+    plain, ours = both("cases.py", even, [], drafted=5)
+    plain_adapters, our_adapters = both("cases.py", even, adapters, drafted=5)
+    return {**plain["cases"], **plain_adapters["cases"]}, {**ours["cases"], **our_adapters["cases"]}
+
+
+def lora(folder: Path, seed: int) -> str:
+    """A random adapter for the model of `even`."""
+    import torch
+    from safetensors.torch import save_file
+
+    random, tensors = torch.Generator().manual_seed(seed), {}
+    for layer in range(2):
+        for name, size in (("q_proj", 128), ("v_proj", 64)):
+            key = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            tensors[f"{key}.lora_A.weight"] = 0.2 * torch.randn(8, 128, generator=random)
+            tensors[f"{key}.lora_B.weight"] = 0.2 * torch.randn(size, 8, generator=random)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 8, "lora_alpha": 16, "bias": "none"}
+    config |= {"target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": "even"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+CASES = ("structured", "stops", "scores", "penalties", "length", "crowded", "sampled", "adapters")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whatever_is_asked_is_answered_the_same(asked: tuple[dict[str, Any], dict[str, Any]], case: str) -> None:
+    """Ids, texts, reasons to end, and every bit of the log-probabilities, with what was said before drafted."""
+    plain, ours = asked
+    first, again = ours[case]["turns"]
+    assert first == again == plain[case]["turns"][0]
+    assert ours[case]["accepted"] > 10
+    if case == "crowded":
+        assert ours[case]["preempted"] > 10
+
+
+def test_not_all_drafts_of_those_cases_are_accepted(asked: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    assert set(asked[1]) == set(CASES)
+    assert sum(case["drafted"] - case["accepted"] for case in asked[1].values()) > 100
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random model of 64 tokens: few enough to count what is sampled."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    folder = str(tmp_path_factory.mktemp("small"))
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=64, initializer_range=0.3)).save_pretrained(folder)
+    return folder
+
+
+def chi_square(one: Counter[str], other: Counter[str]) -> tuple[float, int]:
+    """Pearson's statistic of two samples of one distribution, and its degrees of freedom; what is rare is one kind."""
+    sizes = sum(one.values()), sum(other.values())
+    least = min(sizes) / sum(sizes)
+    frequent = [kind for kind in one | other if (one[kind] + other[kind]) * least >= 5]
+    rows = [(one[kind], other[kind]) for kind in frequent]
+    rest = sizes[0] - sum(row[0] for row in rows), sizes[1] - sum(row[1] for row in rows)
+    if sum(rest) * least >= 5:
+        rows.append(rest)
+    parts = [(row[i] - (mean := sum(row) * sizes[i] / sum(sizes))) ** 2 / mean for row in rows for i in (0, 1)]
+    return sum(parts), len(rows) - 1
+
+
+def test_drafts_change_no_distribution_and_top_k_alone_ends_nothing(small: str) -> None:
+    """Four tokens at a temperature of 0.8, 20,000 times with drafts and without; fewer with top_k alone, and top_p."""
+    plain, ours = both("sampled.py", small, 20_000, drafted=4)
+    drafted, accepted = (ours["counts"][f"vllm:spec_decode_num_{what}_tokens"] for what in ("draft", "accepted"))
+    assert accepted > 1000
+    assert drafted - accepted > 1000
+    for name in plain["seen"]:
+        statistic, freedom = chi_square(Counter(plain["seen"][name]), Counter(ours["seen"][name]))
+        print(f"{name}: chi-square {statistic:.1f} with {freedom} degrees of freedom")
+        assert freedom > 50
+        assert statistic < freedom + 3.1 * math.sqrt(2 * freedom), "one in a thousand is above, were they the same"
+
+
+def test_a_wrong_setting_stops_the_start_with_one_clear_line() -> None:
+    run = run_engine(ADED, PROMPTS[:1], additional_config={"aded": {"memry_mb": 8}})
+    assert run.returncode
+    assert "additional_config['aded'] takes state, save_every_s" in run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    openai = pytest.importorskip("openai")
+    from benchmarks.serving import METHODS, server
+
+    folder = tmp_path_factory.mktemp("served")
+    state, log = folder / "learned.safetensors", folder / "log"
+    METHODS["saving"] = ADED
+    arguments = ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--served-model-name", "m"]
+    arguments += ["--shutdown-timeout", "20"]  # without it vLLM kills its workers
+    arguments += ["--gpu-memory-utilization", "0.3"]
+    arguments += ["--additional-config", json.dumps({"aded": {"state": str(state)}})]
+    with server(MODEL, "saving", log, arguments) as port:
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none"), state
+    assert state.is_file(), "what was learned is saved when the server ends"
+    from aded.representative import Representative
+
+    table = Representative(memory_mb=64, successors=8)
+    table.load(state)
+    assert table.used > 100
+
+
+def ask(client: Any, prompt: str, **options: Any) -> Any:
+    messages = [{"role": "user", "content": prompt}]
+    return client.chat.completions.create(model="m", messages=messages, temperature=0, max_tokens=48, **options)
+
+
+def test_openais_client_streams_and_asks_at_once(served: tuple[Any, Path]) -> None:
+    client, _ = served
+    whole = [ask(client, prompt).choices[0].message.content for prompt in PROMPTS[:6]]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda prompt: ask(client, prompt).choices[0].message.content, PROMPTS[:6]))
+    assert together == whole
+    for prompt, text in zip(PROMPTS[:3], whole, strict=False):
+        pieces = [part.choices[0].delta.content or "" for part in ask(client, prompt, stream=True) if part.choices]
+        assert "".join(pieces) == text
+        assert len(pieces) > 2
