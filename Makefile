@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test docs llamacpp llamacpp-build vllm vllm-setup vllm-test \
+.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test docs llamacpp llamacpp-build vllm vllm-setup vllm-test vllm-test-next \
 	clients-setup clients-test clean
 .DEFAULT_GOAL := demo
 
@@ -136,6 +136,20 @@ vllm-test: vllm-setup
 	$(SERVING) ADED_TEST_MODEL="$$($(BIN)/python -c $(FOLDER))" $(SERVE)/bin/python -m pytest tests/engines/vllm
 
 vllm-setup: $(SERVE)/.ready
+
+# vLLM's newest release has no processor build yet: its Python over the libraries of the one before.
+NEXT := $(SERVE)/next
+NEXT_TESTS ?= seeded or whatever
+
+vllm-test-next: $(NEXT)/.ready
+	$(SERVING) PYTHONPATH=$(CURDIR)/$(NEXT) ADED_TEST_MODEL="$$($(BIN)/python -c $(FOLDER))" \
+		$(SERVE)/bin/python -m pytest tests/engines/vllm -k "$(NEXT_TESTS)"
+
+$(NEXT)/.ready: $(SERVE)/.ready
+	rm -rf $(NEXT)
+	$(SERVE)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(NEXT) vllm==0.33.0
+	$(SERVE)/bin/python tests/support/vllm_over.py $(NEXT)
+	touch $@
 
 $(SERVE)/.ready: $(READY)
 	test -x $(SERVE)/bin/python || $(PYTHON) -m venv $(SERVE)

@@ -25,7 +25,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "ngram": {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_min": 2, "prompt_lookup_max": 4},
     "suffix": {"method": "suffix", "num_speculative_tokens": 32},
-    "aded": {"method": "custom_class", "model": "aded.engines.vllm.AdedProposer", "num_speculative_tokens": 8},
+    "aded": {"model": "aded.vllm"},
 }
 _START_S = 600  # for a server to load, compile and listen
 
@@ -133,7 +133,7 @@ def compare(
         AdedError: no vLLM here, too few prompts, or a server or client that fails.
     """
     if not Path(_vllm()).is_file():
-        raise AdedError('vLLM is not installed here; install it with: pip install "aded[vllm]"')
+        raise AdedError("vLLM is not installed here; install it with: pip install aded vllm")
     counts = [max(requests, 3 * c) for c in concurrencies]
     if sum(counts) > len(prompts):
         raise PromptFileError(f"{sum(counts)} prompts are needed and there are {len(prompts)}; ask for fewer requests")

@@ -43,6 +43,7 @@ ROOMS = (
     "llamacpp",
     "llm_plugin",
     "vllm",
+    "vllm_plugin",
     "traces",
     "corpus",
     "bench",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import torch
+import yaml
 from typer.testing import CliRunner
 
 from aded.cli import app
+from aded.engines.vllm.settings import Settings
 from aded.traces import read_prompts
 from support.models import PROMPT, build
 from support.paths import ROOT
@@ -31,6 +34,17 @@ def test_the_python_examples_run_and_change_no_output() -> None:
     for example in examples:
         exec(example, names)
         assert torch.equal(names["output"], plain)
+
+
+def test_the_manifest_sets_what_there_is_to_set_and_leaves_time_to_save() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGES[ROOT / "docs" / "deploy.md"], re.DOTALL)
+    pod = yaml.safe_load(text)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    names = {variable["name"] for variable in container["env"]}
+    settings = {f"ADED_{field.name.upper()}" for field in fields(Settings)}
+    assert {name for name in names if name.startswith("ADED_")} <= settings
+    (shutdown,) = (int(word.split("=")[1]) for word in container["args"] if word.startswith("--shutdown-timeout"))
+    assert pod["terminationGracePeriodSeconds"] > shutdown
 
 
 def commands() -> list[tuple[str, list[str]]]:

@@ -2,6 +2,7 @@
 
 from aded.budget.acceptance import Acceptance, Evidence
 from aded.budget.backoff import Backoff
+from aded.budget.calibrated import CalibratedBudget
 from aded.budget.cost import MAX_DRAFT_TOKENS, SIZES, CostCurve, MeasuredCost, Pass, StepCost
 from aded.budget.learned_cost import LearnedCost
 from aded.budget.policy import AdaptiveBudget, Budget, FixedBudget
@@ -12,6 +13,7 @@ __all__ = [
     "Acceptance",
     "AdaptiveBudget",
     "Backoff",
+    "CalibratedBudget",
     "Budget",
     "CostCurve",
     "Evidence",

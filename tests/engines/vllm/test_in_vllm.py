@@ -6,7 +6,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,33 +15,16 @@ from typing import Any
 import pytest
 
 from support import paths
+from support.vllm_engines import ADED, both, read, run_script
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: make vllm-test")
 MODEL = os.environ.get("ADED_TEST_MODEL", "")
 pytestmark = pytest.mark.skipif(not MODEL, reason="ADED_TEST_MODEL names no model: make vllm-test")
 
-ADED = {"method": "custom_class", "model": "aded.engines.vllm.AdedProposer", "num_speculative_tokens": 6}
 # float32: there a pass over several tokens agrees with one over one to six digits.
 EXACT = {"dtype": "float32", "max_model_len": 1024, "enforce_eager": True, "gpu_memory_utilization": 0.3}
+SAMPLES = int(os.environ.get("ADED_TEST_SAMPLES", "8000"))
 PROMPTS = [json.loads(line)["turns"][0] for line in paths.PROMPTS.read_text().splitlines()][:16]
-
-
-def run_script(name: str, model: str, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(Path(__file__).with_name(name)), model, *map(json.dumps, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
-
-
-def both(name: str, model: str, *arguments: Any, drafted: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A script's answers without speculation and with so many tokens drafted in every step; on a processor each."""
-
-    def one(speculative: dict[str, Any] | None) -> dict[str, Any]:
-        processor = "0" if speculative is None or os.cpu_count() == 1 else "1"
-        environment = {"ADED_MAX_DRAFT_TOKENS": str(drafted), "VLLM_CPU_OMP_THREADS_BIND": processor}
-        return read(run_script(name, model, speculative, *arguments, **environment))
-
-    with ThreadPoolExecutor(2) as threads:
-        plain, ours = threads.map(one, (None, ADED))
-    return plain, ours
 
 
 def run_engine(
@@ -57,16 +39,29 @@ def answers(
     return read(run_engine(speculative, prompts, model, **arguments))
 
 
-def read(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    found = [line for line in run.stdout.splitlines() if line.startswith("ANSWERS ")]
-    assert found, run.stdout[-3000:] + run.stderr[-3000:]
-    answered: dict[str, Any] = json.loads(found[0].removeprefix("ANSWERS "))
-    return answered
-
-
 @pytest.fixture(scope="module")
 def plain() -> dict[str, Any]:
     return answers(None)
+
+
+def test_a_name_is_enough_and_other_methods_are_left_alone(even: str) -> None:
+    from vllm.config import VllmConfig
+    from vllm.engine.arg_utils import EngineArgs
+
+    from aded.vllm_plugin import register
+
+    def configured(speculative: dict[str, Any]) -> Any:
+        arguments = EngineArgs(even, speculative_config=speculative, max_model_len=256)  # loads the plugins
+        return arguments.create_engine_config().speculative_config
+
+    ours, longer = configured({"model": "aded.vllm"}), configured({"model": "aded", "num_speculative_tokens": 12})
+    assert (ours.method, ours.model, ours.num_speculative_tokens) == ("custom_class", "aded.vllm.AdedProposer", 8)
+    assert (longer.model, longer.num_speculative_tokens) == ("aded.vllm.AdedProposer", 12)
+    ngram = configured({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4})
+    assert (ngram.method, ngram.num_speculative_tokens) == ("ngram", 3)
+    wrapped = VllmConfig._get_v2_model_runner_unsupported_features
+    register()
+    assert VllmConfig._get_v2_model_runner_unsupported_features is wrapped
 
 
 def test_greedy_answers_are_vllms_own_alone_and_together(plain: dict[str, Any]) -> None:
@@ -83,22 +78,6 @@ def test_prompts_in_pieces_prefixes_kept_and_requests_preempted_change_nothing(p
     assert ours["counts"]["vllm:num_preemptions"] > 0
     assert ours["alone"] == plain["alone"]
     assert ours["together"] == plain["together"]
-
-
-@pytest.fixture(scope="module")
-def even(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small random model whose heads can be shared by two; its weights are large enough not to say one thing only."""
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    folder = str(tmp_path_factory.mktemp("even"))
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=len(tokenizer), initializer_range=0.2)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def test_two_workers_give_the_same(even: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,19 +142,6 @@ def test_not_all_drafts_of_those_cases_are_accepted(asked: tuple[dict[str, Any],
     assert sum(case["drafted"] - case["accepted"] for case in asked[1].values()) > 100
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random model of 64 tokens: few enough to count what is sampled."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    folder = str(tmp_path_factory.mktemp("small"))
-    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=64, initializer_range=0.3)).save_pretrained(folder)
-    return folder
-
-
 def chi_square(one: Counter[str], other: Counter[str]) -> tuple[float, int]:
     """Pearson's statistic of two samples of one distribution, and its degrees of freedom; what is rare is one kind."""
     sizes = sum(one.values()), sum(other.values())
@@ -190,8 +156,8 @@ def chi_square(one: Counter[str], other: Counter[str]) -> tuple[float, int]:
 
 
 def test_drafts_change_no_distribution_and_top_k_alone_ends_nothing(small: str) -> None:
-    """Four tokens at a temperature of 0.8, 20,000 times with drafts and without; fewer with top_k alone, and top_p."""
-    plain, ours = both("sampled.py", small, 20_000, drafted=4)
+    """Four tokens at a temperature of 0.8, many times with drafts and without; fewer with top_k alone, and top_p."""
+    plain, ours = both("sampled.py", small, SAMPLES, drafted=4)
     drafted, accepted = (ours["counts"][f"vllm:spec_decode_num_{what}_tokens"] for what in ("draft", "accepted"))
     assert accepted > 1000
     assert drafted - accepted > 1000

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aded.engines.vllm import AdedProposer, api
+from aded.engines.vllm import AdedProposer, api, served
 from aded.engines.vllm.requests import Requests
 from aded.engines.vllm.settings import Settings
 from aded.errors import AdedError, SettingsError, StateFileError, UnsupportedError
@@ -32,8 +32,8 @@ def config(longest: int = 4, **aded: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_first_rank", lambda: True)
-    monkeypatch.setattr(api, "_fingerprint", lambda model: "tokenizer")
+    monkeypatch.setattr(served, "_first_rank", lambda: True)
+    monkeypatch.setattr(served, "_fingerprint", lambda model: "tokenizer")
     monkeypatch.setattr(api, "repair_sampling", lambda: [])
 
 
@@ -148,7 +148,7 @@ def test_what_was_learned_is_saved_and_serves_the_next_start(tmp_path: Any) -> N
 
 
 def test_a_quiet_engine_saves_what_is_new(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_QUIET_S", 0.1)
+    monkeypatch.setattr(served, "_QUIET_S", 0.1)
     file = tmp_path / "learned.safetensors"
     engine = Engine(AdedProposer(config(state=str(file))))
     engine.add(cycle(10), 2)
@@ -163,7 +163,7 @@ def test_a_quiet_engine_saves_what_is_new(tmp_path: Any, monkeypatch: pytest.Mon
 def test_a_damaged_state_or_one_of_another_tokenizer_is_refused(tmp_path: Any, monkeypatch: Any) -> None:
     file = tmp_path / "learned.safetensors"
     AdedProposer(config(state=str(file))).save()
-    monkeypatch.setattr(api, "_fingerprint", lambda model: "another")
+    monkeypatch.setattr(served, "_fingerprint", lambda model: "another")
     with pytest.raises(StateFileError, match="tokenizer"):
         AdedProposer(config(state=str(file)))
     file.write_bytes(file.read_bytes()[:-40])
@@ -172,7 +172,7 @@ def test_a_damaged_state_or_one_of_another_tokenizer_is_refused(tmp_path: Any, m
 
 
 def test_only_the_first_rank_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_first_rank", lambda: False)
+    monkeypatch.setattr(served, "_first_rank", lambda: False)
     tokens = np.zeros((ROWS, LENGTH), np.int32)
     assert AdedProposer(config()).propose([[1], [2]], np.array([5, 5]), tokens) == [[], []]
 

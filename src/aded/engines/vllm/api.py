@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from multiprocessing.util import Finalize
-from pathlib import Path
-from threading import Event, Thread
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.drafters.base import Saved
-from aded.engines.base.drafter_files import bind_drafter
-from aded.engines.vllm.engine import StepDrafter, server_drafter
 from aded.engines.vllm.repairs import repair_sampling
+from aded.engines.vllm.served import Served, unsupported
 from aded.engines.vllm.settings import Settings
-from aded.errors import AdedError, SettingsError, UnsupportedError
-from aded.representative import vocabulary_fingerprint
-from aded.representative.storage import STATE
-
-SUPPORTED = "0.32 and 0.33"
-
-_QUIET_S = 2.0  # without a step, after which what was learned is saved: vLLM may end without a word
-_log = logging.getLogger("vllm.aded")
+from aded.errors import UnsupportedError
 
 
 class AdedProposer:
-    """A proposer for `speculative_config={"method": "custom_class", "model": "aded.engines.vllm.AdedProposer", ...}`.
+    """A proposer for `speculative_config={"model": "aded.vllm"}`.
 
     `num_speculative_tokens` is the longest draft. Each step's drafts are as long as they pay on this machine, all
     running requests together; see `AdaptiveBudget`. Settings: see `Settings`.
@@ -45,45 +31,19 @@ class AdedProposer:
     """
 
     def __init__(self, vllm_config: Any) -> None:
-        try:
-            longest = int(vllm_config.speculative_config.num_speculative_tokens)
-            most = int(vllm_config.scheduler_config.max_num_seqs)
-            model = vllm_config.model_config
-            max_length, vocabulary = int(model.max_model_len), int(model.get_vocab_size())
-            stages = int(vllm_config.parallel_config.pipeline_parallel_size)
-            extra = getattr(vllm_config, "additional_config", None)
-        except AttributeError as error:
-            raise _unsupported(str(error)) from error
-        self.settings = settings = Settings.read(extra.get("aded") if isinstance(extra, dict) else None)
-        self._step: StepDrafter | None = None
+        stages = int(getattr(getattr(vllm_config, "parallel_config", None), "pipeline_parallel_size", 1))
         if stages > 1:
             raise UnsupportedError(
                 f"this vLLM cannot speculate over pipeline stages, and there are {stages} (pipeline_parallel_size): "
                 "only the last would have a drafter, and all ask for it; use tensor parallelism, or no speculation"
             )
+        self._served = Served(vllm_config)
         repair_sampling()
-        if not _first_rank():
-            return
-        sizes: dict[str, Any] = {"memory_mb": settings.memory_mb, "sequence_mb": settings.sequence_mb}
-        said: dict[str, Any] = {"share": settings.share, "corpus": settings.corpus or None}
-        drafter = server_drafter(settings.drafter, **said, **sizes)
-        state = Path(settings.state) if settings.state else None
-        if state is not None and not isinstance(drafter, Saved):
-            raise SettingsError(f"the drafter {settings.drafter} keeps no state; leave out state, or use adaptive")
-        bind_drafter(drafter, vocabulary, _fingerprint(model), state)
-        if state is not None:
-            STATE.check_writable(state)
-        self._state, self._drafter = state, cast(Saved, drafter)  # it is one where there is a state
-        self._step = StepDrafter(
-            drafter,
-            requests=most,
-            max_length=max_length,
-            longest=longest,
-            max_draft_tokens=settings.most,
-            min_probability=settings.min_probability,
-        )
-        if self._state is not None and not getattr(vllm_config.parallel_config, "data_parallel_rank", 0):
-            self._keep_saving(self._step)
+
+    @property
+    def settings(self) -> Settings:
+        """What was set."""
+        return self._served.settings
 
     def propose(
         self,
@@ -102,43 +62,18 @@ class AdedProposer:
             token_ids_cpu: int32 (rows, length), the tokens.
             slot_mappings: where each token of the last pass lies in the cache, by layer. Their number is what is read.
         """
-        if self._step is None:
+        if self._served.step is None:
             return [[] for _ in sampled_token_ids]
         if not isinstance(sampled_token_ids, list) or not isinstance(token_ids_cpu, np.ndarray):
-            raise _unsupported("propose() was called with something else than sampled token ids and token ids")
-        return self._step(sampled_token_ids, num_tokens_no_spec, token_ids_cpu, _scheduled(slot_mappings))
+            raise unsupported("propose() was called with something else than sampled token ids and token ids")
+        return self._served.step(sampled_token_ids, num_tokens_no_spec, token_ids_cpu, _scheduled(slot_mappings))
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to load: there is no draft model."""
 
     def save(self) -> None:
         """Save what was learned, where a state file was named. What fails is logged: serving goes on."""
-        if self._state is None:
-            return
-        try:
-            self._drafter.save(self._state)
-        except AdedError as error:
-            _log.warning("%s", error)
-
-    def _keep_saving(self, step: StepDrafter) -> None:
-        done, drafter = Event(), self._drafter
-
-        def finish() -> None:
-            done.set()
-            self.save()
-
-        def loop() -> None:
-            known, then = drafter.clock, time.perf_counter()
-            while not done.wait(1.0):
-                now = time.perf_counter()
-                quiet = now - step.began > _QUIET_S and now - then > 5 * _QUIET_S
-                if drafter.clock != known and (quiet or now - then >= self.settings.save_every_s):
-                    known, then = drafter.clock, now
-                    self.save()
-
-        Thread(target=loop, name="aded-save", daemon=True).start()
-        # Runs at the end of vLLM's worker processes too, which leave without `atexit`, unless vLLM kills them.
-        Finalize(None, finish, exitpriority=100)
+        self._served.save()
 
 
 def _scheduled(slot_mappings: Any) -> int | None:
@@ -149,29 +84,3 @@ def _scheduled(slot_mappings: Any) -> int | None:
         return sum(int(first.shape[0]) for first in firsts) or None
     except AttributeError:
         return None
-
-
-def _unsupported(what: str) -> UnsupportedError:
-    try:
-        from vllm import __version__ as version
-    except ImportError:
-        version = "of an unknown version"
-    return UnsupportedError(
-        f"vLLM {version} calls proposers in another way than this release knows ({what}); it was made for vLLM "
-        f"{SUPPORTED}: install one of them, or a newer release of aded"
-    )
-
-
-def _first_rank() -> bool:
-    from vllm.distributed.parallel_state import get_tp_group, model_parallel_is_initialized
-
-    return not model_parallel_is_initialized() or get_tp_group().rank_in_group == 0
-
-
-def _fingerprint(model: Any) -> str:
-    """That of the tokenizer; "", which agrees with all, where vLLM runs without one."""
-    if getattr(model, "skip_tokenizer_init", False):
-        return ""
-    from vllm.tokenizers import cached_tokenizer_from_config
-
-    return vocabulary_fingerprint(cached_tokenizer_from_config(model).get_vocab())

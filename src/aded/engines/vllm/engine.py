@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aded import drafters
 from aded.batch import ChainOutcomes, Chains, Limits
-from aded.budget import Acceptance, AdaptiveBudget, Budget, FixedBudget, LearnedCost, Pass
+from aded.budget import Acceptance, AdaptiveBudget, Budget, CalibratedBudget, FixedBudget, LearnedCost, Pass
 from aded.drafters.base import Drafter
 from aded.engines.vllm.requests import Requests, recent_tokens
 from aded.errors import CorpusFileError
@@ -39,6 +39,24 @@ def server_drafter(
     return drafters.create(name, **{option: value for option, value in wanted.items() if drafters.takes(name, option)})
 
 
+class Emitted(NamedTuple):
+    """The requests that emitted something in the last step.
+
+    Attributes:
+        slots: a number of each that is its own while it runs, int64 (r,).
+        new: which of them were not known before, bool (r,).
+        ends: tokens of each, those emitted included, int64 (r,).
+        fresh: how many of them were emitted, int64 (r,).
+        recent: last tokens of each, as many as `StepDrafter.width`, -1 before the first, int32 (r, width).
+    """
+
+    slots: NDArray[np.int64]
+    new: NDArray[np.bool_]
+    ends: NDArray[np.int64]
+    fresh: NDArray[np.int64]
+    recent: NDArray[np.int32]
+
+
 class StepDrafter:
     """Drafts for every running request, once a step, as many tokens in all as pay.
 
@@ -48,11 +66,13 @@ class StepDrafter:
         max_length: tokens of the longest sequence the model takes.
         longest: most tokens of a draft.
         max_draft_tokens: tokens of each draft, whatever they cost, up to `longest`; None: as many as pay.
+        ranked: whether the engine chooses among the drafts, by `confidences`.
         min_probability: no draft goes on where its path is less likely.
         clock: seconds; steps are timed by it.
 
     Attributes:
         began: when the last step did, by the clock.
+        width: last tokens of a request that a step needs: a context, and what it can emit.
     """
 
     def __init__(
@@ -63,6 +83,7 @@ class StepDrafter:
         max_length: int,
         longest: int = 8,
         max_draft_tokens: int | None = None,
+        ranked: bool = False,
         min_probability: float = 0.05,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -71,14 +92,16 @@ class StepDrafter:
         self._max_length, self._most, self._clock = max_length, longest, clock
         self._requests = Requests(requests)
         budget: Budget
-        if max_draft_tokens is None:
+        if ranked:
+            most = longest if max_draft_tokens is None else max_draft_tokens
+            budget = CalibratedBudget(most, slots=requests, min_probability=min_probability)
+        elif max_draft_tokens is None:
             budget = AdaptiveBudget(LearnedCost(), slots=requests, ragged=True, min_probability=min_probability)
         else:
             budget = FixedBudget(max_draft_tokens, min_probability=min_probability)
         self._speculator = Speculator(drafter, budget, count=requests, timer=Timer(clock), async_learning=_ASYNC_ABOVE)
         self._verified = np.zeros((requests, longest), np.float32)  # path probabilities of each slot's draft
-        # Last tokens handed on: a context, and what a step can emit.
-        self._width = getattr(drafter, "context_length", 0) + longest + 1
+        self.width = getattr(drafter, "context_length", 0) + longest + 1
         self.began = 0.0
         self._warm_up(drafter)
 
@@ -106,30 +129,66 @@ class StepDrafter:
             return drafts
         fresh, ends = emitted[rows], lengths[rows].astype(np.int64)
         slots, new = self._requests.find(tokens, rows, ends, fresh)
-        late, begun = len(rows) > _ASYNC_ABOVE, np.flatnonzero(new).tolist()
-        self._speculator.join()
-        for i in begun:
-            start = self._speculator.start_later if late else self._speculator.start
-            start(int(slots[i]), tokens[rows[i], : ends[i]].copy())
-        known = (slots, rows, ends, fresh) if not begun else tuple(x[~new] for x in (slots, rows, ends, fresh))
-        old, old_rows, old_ends, old_fresh = known
-        recent = recent_tokens(tokens, old_rows, old_ends, self._width)
-        prompt_tokens = self._prompt_tokens(old, len(begun), len(emitted), scheduled)
-        outcomes = ChainOutcomes(recent, old_fresh, self._verified[old])
-        self._speculator.observe(old, outcomes, prompt_tokens=prompt_tokens)
-        depth = np.minimum(np.maximum(self._max_length - ends - 1, 0), self._most)  # a token is emitted besides
-        if late:
-            depth[new] = 0  # their slot is not theirs yet
-        chosen = self._speculator.propose(slots, Limits(depth, nodes=self._most, trees=False))
-        if not isinstance(chosen, Chains):
-            chosen = Chains.of(chosen, self._most)
-        self._verified[:] = 0.0
-        self._verified[slots, : chosen.paths.shape[1]] = chosen.paths
+        step = Emitted(slots, new, ends, fresh, recent_tokens(tokens, rows, ends, self.width))
+        chosen = self.advance(
+            step,
+            lambda i: tokens[rows[i], : ends[i]].copy(),
+            prompt_tokens=self._prompt_tokens(slots[~new], int(new.sum()), len(emitted), scheduled),
+        )
         for row, draft, n in zip(rows.tolist(), chosen.ids.tolist(), chosen.lengths.tolist(), strict=True):
             if n:
                 drafts[row] = draft[:n]
-        self._speculator.learn_aside()
         return drafts
+
+    def advance(
+        self,
+        step: Emitted,
+        whole: Callable[[int], NDArray[np.int32]],
+        *,
+        prompt_tokens: int | None = None,
+        verified: NDArray[np.int64] | None = None,
+    ) -> Chains:
+        """A chain for each of these requests, possibly empty.
+
+        Args:
+            whole: gives all tokens of the request at a place of `step`, int32 (its end,); asked for those that are new.
+            prompt_tokens: tokens of prompts in the last pass; None where it, or the pass's time, is not known.
+            verified: drafted tokens of each request that were verified, int64 (r,); None: all.
+        """
+        late, known = len(step.slots) > _ASYNC_ABOVE, ~step.new
+        self._speculator.join()
+        for i in np.flatnonzero(step.new).tolist():
+            start = self._speculator.start_later if late else self._speculator.start
+            start(int(step.slots[i]), whole(i))
+        slots = step.slots[known]
+        paths = self._verified[slots]
+        if verified is not None:
+            paths[np.arange(paths.shape[1]) >= verified[known, None]] = 0.0
+        outcomes = ChainOutcomes(step.recent[known], step.fresh[known], paths)
+        self._speculator.observe(slots, outcomes, prompt_tokens=prompt_tokens)
+        depth = np.minimum(np.maximum(self._max_length - step.ends - 1, 0), self._most)  # a token is emitted besides
+        if late:
+            depth[step.new] = 0  # their slot is not theirs yet
+        chosen = self._speculator.propose(step.slots, Limits(depth, nodes=self._most, trees=False))
+        if not isinstance(chosen, Chains):
+            chosen = Chains.of(chosen, self._most)
+        self._verified[:] = 0.0
+        self._verified[step.slots, : chosen.paths.shape[1]] = chosen.paths
+        self._speculator.learn_aside()
+        return chosen
+
+    def confidences(self, chosen: Chains) -> NDArray[np.float32]:
+        """Probability that each token is accepted if those before it were, (r, longest); 0 past an end. Of the chains
+        drafted last, where the engine ranks them."""
+        budget = self._speculator.budget
+        assert isinstance(budget, CalibratedBudget)
+        likely = np.zeros((len(chosen), chosen.ids.shape[1]))
+        likely[np.arange(likely.shape[1]) < chosen.lengths[:, None]] = budget.likely
+        before = np.concatenate([np.ones((len(likely), 1)), likely[:, :-1]], axis=1)
+        shares: NDArray[np.float32] = np.divide(likely, before, out=np.zeros_like(likely), where=before > 0).astype(
+            np.float32
+        )
+        return shares
 
     def join(self) -> None:
         """Wait until what the last step emitted is learned."""
@@ -154,7 +213,7 @@ class StepDrafter:
             cost.observe(Pass(1, 1 + drafted, 1, 0, 1.0))
         scratch = Speculator(drafter, AdaptiveBudget(cost, ragged=True))
         scratch.start(0, tokens[0, :0])
-        recent = recent_tokens(tokens, one, one, self._width)
+        recent = recent_tokens(tokens, one, one, self.width)
         scratch.observe(one[:0], ChainOutcomes(recent[:0], one[:0], self._verified[:0]), prompt_tokens=None)
         scratch.propose(one, Limits(one + 1, nodes=1, trees=False))
         nodes = Chains(tokens[:1], np.full((1, 8), 0.9, np.float32)).nodes()

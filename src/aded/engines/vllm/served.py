@@ -1,0 +1,136 @@
+"""What one engine of vLLM's keeps: its settings, its drafter, the steps of its requests, and the file of its state."""
+
+from __future__ import annotations
+
+import logging
+import time
+from multiprocessing.util import Finalize
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, cast
+
+from aded.drafters.base import Saved
+from aded.engines.base.drafter_files import bind_drafter
+from aded.engines.vllm.engine import StepDrafter, server_drafter
+from aded.engines.vllm.settings import Settings
+from aded.errors import AdedError, SettingsError, UnsupportedError
+from aded.representative import vocabulary_fingerprint
+from aded.representative.storage import STATE
+
+SUPPORTED = "0.32 and 0.33"
+
+_QUIET_S = 2.0  # without a step, after which what was learned is saved: vLLM may end without a word
+_log = logging.getLogger("vllm.aded")
+
+
+class Served:
+    """Made in each worker process, from vLLM's configuration.
+
+    With tensor parallelism the first rank drafts. With data parallelism each replica learns for itself, and the first
+    saves.
+
+    Args:
+        vllm_config: vLLM's configuration.
+        ranked: whether vLLM chooses among the drafts; see `StepDrafter`.
+
+    Attributes:
+        settings: see `Settings`.
+        longest: most tokens of a draft.
+        requests: as many as can run at once.
+        step: drafts for all of them; None on all ranks but the first.
+
+    Raises:
+        AdedError: a setting, state file or corpus that cannot be used, or a vLLM with another interface.
+    """
+
+    def __init__(self, vllm_config: Any, *, ranked: bool = False) -> None:
+        try:
+            self.longest = int(vllm_config.speculative_config.num_speculative_tokens)
+            self.requests = int(vllm_config.scheduler_config.max_num_seqs)
+            model = vllm_config.model_config
+            max_length, vocabulary = int(model.max_model_len), int(model.get_vocab_size())
+            extra = getattr(vllm_config, "additional_config", None)
+        except AttributeError as error:
+            raise unsupported(str(error)) from error
+        self.settings = settings = Settings.read(extra.get("aded") if isinstance(extra, dict) else None)
+        self.step: StepDrafter | None = None
+        self._state: Path | None = None
+        if not _first_rank():
+            return
+        sizes: dict[str, Any] = {"memory_mb": settings.memory_mb, "sequence_mb": settings.sequence_mb}
+        said: dict[str, Any] = {"share": settings.share, "corpus": settings.corpus or None}
+        drafter = server_drafter(settings.drafter, **said, **sizes)
+        state = Path(settings.state) if settings.state else None
+        if state is not None and not isinstance(drafter, Saved):
+            raise SettingsError(f"the drafter {settings.drafter} keeps no state; leave out state, or use adaptive")
+        bind_drafter(drafter, vocabulary, _fingerprint(model), state)
+        if state is not None:
+            STATE.check_writable(state)
+        self._state, self._drafter = state, cast(Saved, drafter)  # it is one where there is a state
+        self.step = StepDrafter(
+            drafter,
+            requests=self.requests,
+            max_length=max_length,
+            longest=self.longest,
+            max_draft_tokens=settings.most,
+            ranked=ranked,
+            min_probability=settings.min_probability,
+        )
+        if self._state is not None and not getattr(vllm_config.parallel_config, "data_parallel_rank", 0):
+            self._keep_saving(self.step)
+
+    def save(self) -> None:
+        """Save what was learned, where a state file was named. What fails is logged: serving goes on."""
+        if self._state is None:
+            return
+        try:
+            self._drafter.save(self._state)
+        except AdedError as error:
+            _log.warning("%s", error)
+
+    def _keep_saving(self, step: StepDrafter) -> None:
+        done, drafter = Event(), self._drafter
+
+        def finish() -> None:
+            done.set()
+            self.save()
+
+        def loop() -> None:
+            known, then = drafter.clock, time.perf_counter()
+            while not done.wait(1.0):
+                now = time.perf_counter()
+                quiet = now - step.began > _QUIET_S and now - then > 5 * _QUIET_S
+                if drafter.clock != known and (quiet or now - then >= self.settings.save_every_s):
+                    known, then = drafter.clock, now
+                    self.save()
+
+        Thread(target=loop, name="aded-save", daemon=True).start()
+        # Runs at the end of vLLM's worker processes too, which leave without `atexit`, unless vLLM kills them.
+        Finalize(None, finish, exitpriority=100)
+
+
+def unsupported(what: str) -> UnsupportedError:
+    """The error of a vLLM that calls in another way; `what` it did."""
+    try:
+        from vllm import __version__ as version
+    except ImportError:
+        version = "of an unknown version"
+    return UnsupportedError(
+        f"vLLM {version} calls proposers in another way than this release knows ({what}); it was made for vLLM "
+        f"{SUPPORTED}: install one of them, or a newer release of aded"
+    )
+
+
+def _first_rank() -> bool:
+    from vllm.distributed.parallel_state import get_tp_group, model_parallel_is_initialized
+
+    return not model_parallel_is_initialized() or get_tp_group().rank_in_group == 0
+
+
+def _fingerprint(model: Any) -> str:
+    """That of the tokenizer; "", which agrees with all, where vLLM runs without one."""
+    if getattr(model, "skip_tokenizer_init", False):
+        return ""
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    return vocabulary_fingerprint(cached_tokenizer_from_config(model).get_vocab())
