@@ -64,7 +64,7 @@ def commands() -> list[tuple[str, list[str]]]:
 
 
 def test_the_commands_and_options_they_name_exist() -> None:
-    found, groups = commands(), ("trace", "corpus")
+    found, groups = commands(), ("trace", "corpus", "state")
     assert len(found) >= 20
     assert {words[0] for _, words in found} > set(groups)
     assert {name for name, _ in found} == {

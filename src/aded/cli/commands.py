@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import aded
-from aded.cli import answer, bench, corpus, serve, trace
+from aded.cli import answer, bench, corpus, serve, state, trace
 from aded.cli import chat as chatting
 from aded.cli.options import Commands
 
@@ -44,3 +44,4 @@ app.command()(bench.bench)
 app.command()(bench.calibrate)
 app.add_typer(trace.app, name="trace")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(state.app, name="state")

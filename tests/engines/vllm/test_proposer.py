@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -145,6 +146,29 @@ def test_what_was_learned_is_saved_and_serves_the_next_start(tmp_path: Any) -> N
     second.add(cycle(10), 3)
     second.step()
     assert sum(sum(second.step()) for _ in range(8)) > 8
+
+
+def test_a_replica_starts_with_what_several_learned_and_saves_its_own(tmp_path: Any) -> None:
+    start, named = tmp_path / "joined.safetensors", str(tmp_path / "{host}-{rank}.safetensors")
+    before = Representative(memory_mb=1, successors=8, vocab_size=1000, fingerprint="tokenizer")
+    for _ in range(3):
+        before.learn_text(cycle(10, 60))
+    before.save(start)
+    kept = start.read_bytes()
+    second = config(state=named, start=str(start))
+    second.parallel_config.data_parallel_rank = 1
+    proposer = AdedProposer(second)
+    engine = Engine(proposer)
+    engine.add(cycle(10), 3)
+    engine.step()
+    assert sum(sum(engine.step()) for _ in range(8)) > 8, "what it was given to start with is drafted"
+    proposer.save()
+    (own,) = (file for file in tmp_path.glob("*.safetensors") if file != start)
+    assert own.name == f"{socket.gethostname()}-1.safetensors"
+    assert start.read_bytes() == kept
+    start.unlink()
+    with pytest.raises(StateFileError, match="no state file"):
+        AdedProposer(second)
 
 
 def test_a_quiet_engine_saves_what_is_new(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from aded.drafters.base import Saved
 from aded.engines.base.drafter_files import bind_drafter
 from aded.engines.vllm.engine import StepDrafter, server_drafter
 from aded.engines.vllm.settings import Settings
-from aded.errors import AdedError, SettingsError, UnsupportedError
+from aded.errors import AdedError, SettingsError, StateFileError, UnsupportedError
 from aded.representative import vocabulary_fingerprint
 from aded.representative.storage import STATE
 
@@ -26,8 +26,8 @@ _log = logging.getLogger("vllm.aded")
 class Served:
     """Made in each worker process, from vLLM's configuration.
 
-    With tensor parallelism the first rank drafts. With data parallelism each replica learns for itself, and the first
-    saves.
+    With tensor parallelism the first rank drafts. With data parallelism each replica learns for itself, and those save
+    that have a file of their own, or the first.
 
     Args:
         vllm_config: vLLM's configuration.
@@ -60,10 +60,13 @@ class Served:
         sizes: dict[str, Any] = {"memory_mb": settings.memory_mb, "sequence_mb": settings.sequence_mb}
         said: dict[str, Any] = {"share": settings.share, "corpus": settings.corpus or None}
         drafter = server_drafter(settings.drafter, **said, **sizes)
-        state = Path(settings.state) if settings.state else None
-        if state is not None and not isinstance(drafter, Saved):
-            raise SettingsError(f"the drafter {settings.drafter} keeps no state; leave out state, or use adaptive")
-        bind_drafter(drafter, vocabulary, _fingerprint(model), state)
+        rank = int(getattr(vllm_config.parallel_config, "data_parallel_rank", 0) or 0)
+        state, start = settings.state_of(rank), Path(settings.start) if settings.start else None
+        if (state is not None or start is not None) and not isinstance(drafter, Saved):
+            raise SettingsError(f"the drafter {settings.drafter} keeps no state; leave out state and start")
+        if start is not None and not start.is_file():
+            raise StateFileError(f"there is no state file {start} to start with; check the path")
+        bind_drafter(drafter, vocabulary, _fingerprint(model), state if state and state.exists() else start)
         if state is not None:
             STATE.check_writable(state)
         self._state, self._drafter = state, cast(Saved, drafter)  # it is one where there is a state
@@ -76,7 +79,7 @@ class Served:
             ranked=ranked,
             min_probability=settings.min_probability,
         )
-        if self._state is not None and not getattr(vllm_config.parallel_config, "data_parallel_rank", 0):
+        if settings.saves(rank):
             self._keep_saving(self.step)
 
     def save(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from aded.deprecation import renamed
@@ -16,7 +18,9 @@ class Settings:
     """Set in vLLM's `additional_config` under "aded", or as `ADED_` and the name in capitals; the former wins.
 
     Attributes:
-        state: file to load what was learned from, if it exists, and to save it to; "" keeps it in memory.
+        state: file to load what was learned from, if it exists, and to save it to; "" keeps it in memory. {rank} in it
+            is the number of the data-parallel replica, {host} the machine's name.
+        start: a state file to begin with where `state` is not there; it is only read.
         save_every_s: seconds between two saves; it is saved at the end in any case.
         corpus: a read-only corpus; several engines may share one.
         drafter: the name of who drafts.
@@ -29,6 +33,7 @@ class Settings:
     """
 
     state: str = ""
+    start: str = ""
     save_every_s: float = 300.0
     corpus: str = ""
     drafter: str = "adaptive"
@@ -37,6 +42,15 @@ class Settings:
     share: str = "answers"
     min_probability: float = 0.05
     max_draft_tokens: str = "auto"
+
+    def state_of(self, rank: int) -> Path | None:
+        """The state file of a data-parallel replica; None where nothing is kept."""
+        named = self.state.replace("{rank}", str(rank)).replace("{host}", socket.gethostname())
+        return Path(named) if named else None
+
+    def saves(self, rank: int) -> bool:
+        """Whether a data-parallel replica saves: all do that have a file each, else the first."""
+        return bool(self.state) and (rank == 0 or "{rank}" in self.state)
 
     @property
     def most(self) -> int | None:
