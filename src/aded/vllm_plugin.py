@@ -26,12 +26,15 @@ def register() -> None:
     try:
         from vllm.config import SpeculativeConfig, VllmConfig
         from vllm.sampling_params import SamplingParams
+        from vllm.v1.metrics.loggers import PrometheusStatLogger
         from vllm.v1.worker.gpu import spec_decode
 
         _wrap(SpeculativeConfig, "__init__", _named)
         _wrap(VllmConfig, "_get_v2_model_runner_unsupported_features", _supported)
         _wrap(spec_decode, "init_speculator", _made)
         _wrap(SamplingParams, "_validate_spec_decode", _allowed)
+        _wrap(PrometheusStatLogger, "__init__", _metered)
+        _wrap(PrometheusStatLogger, "record", _refreshed)
     except (ImportError, AttributeError) as error:
         _log.warning("this vLLM has no place for aded's plugin (%s): it is used by the name %s", error, _PROPOSER)
         return
@@ -100,3 +103,26 @@ def _made(init: Any) -> Any:
         return AdedSpeculator(vllm_config, device, req_states)
 
     return speculator
+
+
+def _metered(init: Any) -> Any:
+    @wraps(init)
+    def configure(self: Any, vllm_config: Any, engine_indexes: Any = None, *arguments: Any, **more: Any) -> None:
+        init(self, vllm_config, engine_indexes, *arguments, **more)
+        self.aded_metrics = None
+        if _ours(vllm_config.speculative_config):
+            from aded.engines.vllm.metrics import ServerMetrics
+
+            self.aded_metrics = ServerMetrics(str(vllm_config.instance_id), engine_indexes or [0])
+
+    return configure
+
+
+def _refreshed(record: Any) -> Any:
+    @wraps(record)
+    def recorded(self: Any, *arguments: Any, **more: Any) -> None:
+        record(self, *arguments, **more)
+        if getattr(self, "aded_metrics", None) is not None:
+            self.aded_metrics.refresh()
+
+    return recorded

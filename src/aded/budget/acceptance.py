@@ -79,6 +79,20 @@ class Evidence:
     )
     every: NDArray[np.float64] = field(default_factory=lambda: np.full(2, _ALL_PRIOR))
 
+    def by_class(self) -> list[tuple[str, float, float]]:
+        """Of each class that was met: where on its path and how likely its tokens are said to be, the share of
+        them that was accepted, and the share that was expected."""
+        bounds, places = [0.0, *_EDGES.tolist(), 1.0], ("first", "second and third", "later")
+        found = []
+        for d, place in enumerate(places):
+            for b in range(len(_EDGES) + 1):
+                accepted, expected = self.classes[0, d, b], self.classes[1, d, b]
+                if (accepted, expected) != (_CLASS_PRIOR, _CLASS_PRIOR):
+                    said = (bounds[b] + bounds[b + 1]) / 2
+                    name = f"{place}, {bounds[b]:.2f}-{bounds[b + 1]:.2f}"
+                    found.append((name, min(said * accepted / expected, 1.0), said))
+        return found
+
 
 class Acceptance:
     """Corrects path probabilities three times, each by accepted tokens over those that were expected.

@@ -28,7 +28,8 @@ class CalibratedBudget(FixedBudget):
         self, max_draft_tokens: int, *, slots: int = 1, min_probability: float = 0.0, evidence: Evidence | None = None
     ) -> None:
         super().__init__(max_draft_tokens, min_probability=min_probability)
-        self._acceptance = Acceptance(slots, evidence)
+        self.evidence = Evidence() if evidence is None else evidence
+        self._acceptance = Acceptance(slots, self.evidence)
         self.likely: NDArray[np.float64] = np.empty(0)
 
     def start(self, slot: int) -> None:
@@ -36,11 +37,12 @@ class CalibratedBudget(FixedBudget):
         self._acceptance.start(slot)
 
     def draft_cap(self, slots: NDArray[np.int64]) -> int:
-        self.likely = np.empty(0)  # there may be nothing to choose from
+        self.likely, self.without = np.empty(0), ""  # there may be nothing to choose from
         return super().draft_cap(slots)
 
     def choose(self, slots: NDArray[np.int64], drafts: Drafts, emitted: NDArray[np.int64]) -> Drafts:
         chosen = super().choose(slots, drafts, emitted)
+        self.without = "" if chosen.size else "nothing to draft"
         self.likely = self._acceptance.correct(slots, chosen.nodes())
         return chosen
 

@@ -131,6 +131,15 @@ class LearnedCost:
         """Whether it is known what a plain step over so many sequences costs, or there hardly are any."""
         return self._plain.recall(sequences, self._steps)[1] > 0 or self._with_prompts > 0.5
 
+    def times(self) -> dict[int, float]:
+        """Seconds of steps by the tokens in them, as known now; a plain step's where both are."""
+        found: dict[int, float] = {}
+        for kind in (self._others, self._plain):
+            sizes, seconds, counts, overdue = kind.seen(self._steps)
+            for i in np.flatnonzero((counts > 0) & (overdue < 0)):
+                found[round(float(sizes[i]))] = float(seconds[i])
+        return dict(sorted(found.items()))
+
     def per_token(
         self, expected: NDArray[np.float64], sequences: int, each: int = 1, again: NDArray[np.float64] | float = 0.0
     ) -> NDArray[np.float64]:

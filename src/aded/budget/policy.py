@@ -25,9 +25,14 @@ class Budget:
     Attributes:
         in_backoff: whether drafts gained too little lately to be made at every step; known once drafts were chosen.
         threshold: path probability down to which a chain is worth drafting now.
+        without: why the last step has no draft: "unknown cost", "not worth it", "backoff" or "nothing to draft"; ""
+            where it has one.
+        evidence: how often drafted tokens were accepted, where that is learned.
     """
 
     in_backoff: bool = False
+    without: str = ""
+    evidence: Evidence | None = None
     threshold: float = _CHAIN_PROBABILITY
 
     def start(self, slot: int) -> None:
@@ -122,7 +127,8 @@ class AdaptiveBudget(Budget):
         evidence: Evidence | None = None,
     ) -> None:
         self._cost, self._ragged = cost, ragged
-        self._acceptance, self._backoff = Acceptance(slots, evidence), Backoff()
+        self.evidence = Evidence() if evidence is None else evidence
+        self._acceptance, self._backoff = Acceptance(slots, self.evidence), Backoff()
         self._cap = MAX_DRAFT_TOKENS  # as many as pay now, and as many again
         self.threshold = self._min_probability = min_probability
         self._drafting_s = self._learning_s = 0.0  # moving averages; 0 until known
@@ -145,11 +151,14 @@ class AdaptiveBudget(Budget):
         if skipped:
             self._acceptance.relax(slots)
         self._drafted = not skipped and self._cost.known(len(slots))
+        self.without = "" if self._drafted else "backoff" if skipped else "unknown cost"
         return self._cap if self._drafted else 0
 
     def choose(self, slots: NDArray[np.int64], drafts: Drafts, emitted: NDArray[np.int64]) -> Drafts:
-        if not self._ragged and not drafts.size:
-            return drafts
+        if not drafts.size:
+            self.without = "nothing to draft"
+            if not self._ragged:
+                return drafts
         nodes, count = drafts.nodes(), len(slots)
         gains = self._acceptance.correct(slots, nodes)
         again: NDArray[np.float64] | float = 0.0
@@ -170,6 +179,7 @@ class AdaptiveBudget(Budget):
         kept = rank < best
         self._set_threshold(nodes.path, kept)
         if not best:
+            self.without = self.without or "not worth it"
             self._acceptance.relax(slots)
         return drafts.keep(kept)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -201,12 +202,25 @@ def ask(client: Any, prompt: str, **options: Any) -> Any:
     return client.chat.completions.create(model="m", messages=messages, temperature=0, max_tokens=48, **options)
 
 
+def test_what_vllm_refuses_with_speculation_is_one_clear_answer(served: tuple[Any, Path]) -> None:
+    client, _ = served
+    for extra in ({"min_p": 0.1}, {"logit_bias": {"5": 1.0}}):
+        with pytest.raises(Exception, match="not yet supported with speculative decoding") as refused:
+            client.completions.create(model="m", prompt="a", max_tokens=4, temperature=0.5, extra_body=extra)
+        assert refused.value.status_code == 400  # type: ignore[attr-defined]
+    assert client.completions.create(model="m", prompt="a", max_tokens=4, extra_body={"top_k": 5}).choices[0].text
+
+
 def test_openais_client_streams_and_asks_at_once(served: tuple[Any, Path]) -> None:
     client, _ = served
     whole = [ask(client, prompt).choices[0].message.content for prompt in PROMPTS[:6]]
     with ThreadPoolExecutor(6) as threads:
         together = list(threads.map(lambda prompt: ask(client, prompt).choices[0].message.content, PROMPTS[:6]))
     assert together == whole
+    with urlopen(str(client.base_url).replace("/v1/", "/metrics")) as answer:
+        metrics = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line.startswith("aded_"))
+    assert float(metrics['aded_steps_total{drafts="drafted",engine="0"}']) > 10
+    assert float(metrics['aded_table_contexts{engine="0"}']) > 100
     for prompt, text in zip(PROMPTS[:3], whole, strict=False):
         pieces = [part.choices[0].delta.content or "" for part in ask(client, prompt, stream=True) if part.choices]
         assert "".join(pieces) == text

@@ -27,7 +27,8 @@ def config(longest: int = 4, **aded: Any) -> Any:
         parallel_config=SimpleNamespace(data_parallel_rank=0, pipeline_parallel_size=1),
         scheduler_config=SimpleNamespace(max_num_seqs=ROWS),
         model_config=SimpleNamespace(max_model_len=LENGTH, get_vocab_size=lambda: 1000),
-        additional_config={"aded": {"memory_mb": 1, "sequence_mb": 0.2, **aded}},
+        # Drafts whatever they cost: how long a step takes here says nothing.
+        additional_config={"aded": {"memory_mb": 1, "sequence_mb": 0.2, "max_draft_tokens": longest, **aded}},
     )
 
 

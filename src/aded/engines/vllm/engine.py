@@ -13,6 +13,7 @@ from aded import drafters
 from aded.batch import ChainOutcomes, Chains, Limits
 from aded.budget import Acceptance, AdaptiveBudget, Budget, CalibratedBudget, FixedBudget, LearnedCost, Pass
 from aded.drafters.base import Drafter
+from aded.engines.vllm.meter import Meter
 from aded.engines.vllm.requests import Requests, recent_tokens
 from aded.errors import CorpusFileError
 from aded.speculation import Speculator
@@ -72,6 +73,7 @@ class StepDrafter:
 
     Attributes:
         began: when the last step did, by the clock.
+        meter: what is counted of them.
         width: last tokens of a request that a step needs: a context, and what it can emit.
     """
 
@@ -92,11 +94,12 @@ class StepDrafter:
         self._max_length, self._most, self._clock = max_length, longest, clock
         self._requests = Requests(requests)
         budget: Budget
+        cost = LearnedCost()
         if ranked:
             most = longest if max_draft_tokens is None else max_draft_tokens
             budget = CalibratedBudget(most, slots=requests, min_probability=min_probability)
         elif max_draft_tokens is None:
-            budget = AdaptiveBudget(LearnedCost(), slots=requests, ragged=True, min_probability=min_probability)
+            budget = AdaptiveBudget(cost, slots=requests, ragged=True, min_probability=min_probability)
         else:
             budget = FixedBudget(max_draft_tokens, min_probability=min_probability)
         self._speculator = Speculator(drafter, budget, count=requests, timer=Timer(clock), async_learning=_ASYNC_ABOVE)
@@ -104,6 +107,7 @@ class StepDrafter:
         self.width = getattr(drafter, "context_length", 0) + longest + 1
         self.began = 0.0
         self._warm_up(drafter)
+        self.meter = Meter(budget, self._speculator.timer, cost.times)
 
     def __call__(
         self,
@@ -155,6 +159,7 @@ class StepDrafter:
             prompt_tokens: tokens of prompts in the last pass; None where it, or the pass's time, is not known.
             verified: drafted tokens of each request that were verified, int64 (r,); None: all.
         """
+        self.began = self._clock()
         late, known = len(step.slots) > _ASYNC_ABOVE, ~step.new
         self._speculator.join()
         for i in np.flatnonzero(step.new).tolist():
@@ -174,6 +179,7 @@ class StepDrafter:
             chosen = Chains.of(chosen, self._most)
         self._verified[:] = 0.0
         self._verified[step.slots, : chosen.paths.shape[1]] = chosen.paths
+        self.meter.step(chosen.size)
         self._speculator.learn_aside()
         return chosen
 

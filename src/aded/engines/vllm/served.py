@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from multiprocessing.util import Finalize
@@ -12,6 +13,7 @@ from typing import Any, cast
 from aded.drafters.base import Saved
 from aded.engines.base.drafter_files import bind_drafter
 from aded.engines.vllm.engine import StepDrafter, server_drafter
+from aded.engines.vllm.meter import forget_others, meter_file, write_facts
 from aded.engines.vllm.settings import Settings
 from aded.errors import AdedError, SettingsError, StateFileError, UnsupportedError
 from aded.representative import vocabulary_fingerprint
@@ -79,35 +81,56 @@ class Served:
             ranked=ranked,
             min_probability=settings.min_probability,
         )
-        if settings.saves(rank):
-            self._keep_saving(self.step)
+        self._facts = meter_file(str(getattr(vllm_config, "instance_id", "")), rank)
+        with contextlib.suppress(OSError):
+            forget_others(self._facts)
+        self._keep_house(self.step, saves=settings.saves(rank))
 
     def save(self) -> None:
         """Save what was learned, where a state file was named. What fails is logged: serving goes on."""
-        if self._state is None:
+        if self._state is None or self.step is None:
             return
         try:
             self._drafter.save(self._state)
+            self.step.meter.saves += 1
         except AdedError as error:
+            self.step.meter.save_failures += 1
             _log.warning("%s", error)
 
-    def _keep_saving(self, step: StepDrafter) -> None:
+    def tell(self) -> None:
+        """Hand what was counted to the server; without a place for it, nothing is told."""
+        if self.step is None:
+            return
+        facts = self.step.meter.facts()
+        if (table := getattr(self._drafter, "representative", None)) is not None:
+            facts |= {"contexts": table.used, "filled": table.used / len(table.arrays.keys)}
+        with contextlib.suppress(OSError):
+            write_facts(self._facts, facts)
+
+    def _keep_house(self, step: StepDrafter, *, saves: bool) -> None:
+        """In a thread of its own: save now and then, and tell the server what was counted."""
         done, drafter = Event(), self._drafter
 
         def finish() -> None:
             done.set()
-            self.save()
+            if saves:
+                self.save()
+            with contextlib.suppress(OSError):
+                self._facts.unlink(missing_ok=True)
 
         def loop() -> None:
-            known, then = drafter.clock, time.perf_counter()
+            known, then, told = drafter.clock if saves else 0, time.perf_counter(), 0.0
             while not done.wait(1.0):
                 now = time.perf_counter()
+                if step.began != told:
+                    told = step.began
+                    self.tell()
                 quiet = now - step.began > _QUIET_S and now - then > 5 * _QUIET_S
-                if drafter.clock != known and (quiet or now - then >= self.settings.save_every_s):
+                if saves and drafter.clock != known and (quiet or now - then >= self.settings.save_every_s):
                     known, then = drafter.clock, now
                     self.save()
 
-        Thread(target=loop, name="aded-save", daemon=True).start()
+        Thread(target=loop, name="aded-house", daemon=True).start()
         # Runs at the end of vLLM's worker processes too, which leave without `atexit`, unless vLLM kills them.
         Finalize(None, finish, exitpriority=100)
 
