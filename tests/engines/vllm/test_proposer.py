@@ -172,6 +172,25 @@ def test_a_replica_starts_with_what_several_learned_and_saves_its_own(tmp_path: 
         AdedProposer(second)
 
 
+def test_two_engines_with_one_state_file_lose_nothing_of_each_others(tmp_path: Any, caplog: Any) -> None:
+    file = tmp_path / "learned.safetensors"
+    proposers = [AdedProposer(config(state=str(file))) for _ in range(2)]
+    for first, proposer in zip((10, 50), proposers, strict=True):
+        engine = Engine(proposer)
+        engine.add(cycle(first), 2)
+        for _ in range(30):
+            engine.step()
+        proposer.save()
+        proposer.save()
+    (own,) = (found for found in tmp_path.glob("*.safetensors") if found != file)
+    assert "another engine writes" in caplog.text
+    for path, first in ((file, 10), (own, 50)):
+        again = Engine(AdedProposer(config(state=str(path))))
+        again.add(cycle(first), 3)
+        again.step()
+        assert sum(sum(again.step()) for _ in range(8)) > 8
+
+
 def test_a_quiet_engine_saves_what_is_new(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "_QUIET_S", 0.1)
     file = tmp_path / "learned.safetensors"

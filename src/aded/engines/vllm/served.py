@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 import time
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -71,6 +73,7 @@ class Served:
         bind_drafter(drafter, vocabulary, _fingerprint(model), state if state and state.exists() else start)
         if state is not None:
             STATE.check_writable(state)
+        self._written, self._shared = _version(state) if state is not None else None, True
         self._state, self._drafter = state, cast(Saved, drafter)  # it is one where there is a state
         self.step = StepDrafter(
             drafter,
@@ -87,11 +90,24 @@ class Served:
         self._keep_house(self.step, saves=settings.saves(rank))
 
     def save(self) -> None:
-        """Save what was learned, where a state file was named. What fails is logged: serving goes on."""
+        """Save what was learned, where a state file was named. What fails is logged: serving goes on.
+
+        Where another engine has written the file since, what this one learned goes into one of its own.
+        """
         if self._state is None or self.step is None:
             return
+        if self._shared and (now := _version(self._state)) is not None and now != self._written:
+            shared, name = self._state, f"{self._state.stem}-{socket.gethostname()}-{os.getpid()}{self._state.suffix}"
+            self._state, self._shared = shared.with_name(name), False
+            _log.warning(
+                "another engine writes %s too: what this one learns goes into %s; give each a file by {host} or {rank} "
+                "in its name, and join them by aded state merge",
+                shared,
+                self._state,
+            )
         try:
             self._drafter.save(self._state)
+            self._written = _version(self._state)
             self.step.meter.saves += 1
         except AdedError as error:
             self.step.meter.save_failures += 1
@@ -133,6 +149,15 @@ class Served:
         Thread(target=loop, name="aded-house", daemon=True).start()
         # Runs at the end of vLLM's worker processes too, which leave without `atexit`, unless vLLM kills them.
         Finalize(None, finish, exitpriority=100)
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What changes when somebody writes a file; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def unsupported(what: str) -> UnsupportedError:
