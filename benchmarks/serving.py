@@ -26,6 +26,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "ngram": {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_min": 2, "prompt_lookup_max": 4},
     "suffix": {"method": "suffix", "num_speculative_tokens": 32},
     "aded": {"model": "aded.vllm"},
+    "aded-v2": {"model": "aded.vllm", "enable_adaptive_verification": True},  # needs a GPU
 }
 _START_S = 600  # for a server to load, compile and listen
 

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# vLLM on one GPU, in under ten minutes and without a network: no speculation, n-gram, and ADED on both model runners.
+#
+#   benchmarks/gpu/vllm.sh MODEL PROMPTS FIGURES.json [cpu]
+#
+# MODEL is a folder or a hub id that is there already, PROMPTS a file of them (JSON lines or text). vLLM, its benchmark
+# client and aded are those of $PYTHON. With `cpu` it is a trial of the script itself: a few short answers.
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    sed -n '2,9p' "$0" >&2
+    exit 2
+fi
+model=$1 prompts=$(realpath "$2") figures=$(realpath -m "$3") device=${4:-gpu}
+python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
+cd "$(dirname "$0")/../.."
+if [ "$device" = cpu ]; then
+    sizes="--methods none,aded --concurrency 1,2 --requests 2 --max-new-tokens 16"
+    serve="--dtype float32 --max-model-len 1024 --enforce-eager --gpu-memory-utilization 0.3"
+else
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+    sizes="--methods none,ngram,aded,aded-v2 --concurrency 1,16,64 --requests 32 --max-new-tokens 128"
+    serve="--dtype bfloat16 --max-model-len 4096"
+fi
+"$python" -c "import aded, vllm; print('vLLM', vllm.__version__, 'aded', aded.__version__)"
+# shellcheck disable=SC2086
+exec "$python" -m benchmarks.vllm --model "$model" --prompts "$prompts" --json "$figures" $sizes --serve "$serve"
