@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test docs llamacpp llamacpp-build vllm vllm-setup vllm-test vllm-test-next \
+.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test docs llamacpp llamacpp-build vllm vllm-setup vllm-test vllm-test-next sglang-test \
 	clients-setup clients-test clean
 .DEFAULT_GOAL := demo
 
@@ -160,6 +160,16 @@ $(SERVE)/.ready: $(READY)
 	$(SERVE_PIP) --no-deps --editable .
 	site=$$($(SERVE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/vllm-0.32.0+cpu.dist-info \
 		&& mkdir -p "$$site" && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$site/METADATA"
+	touch $@
+
+# SGLang has no processor build either: its Python alone, for its interfaces. Beside vLLM, which brings most of what it imports.
+SGLANG := $(SERVE)/sglang
+
+sglang-test: $(SGLANG)/.ready
+	PYTHONPATH=$(CURDIR)/$(SGLANG) $(SERVE)/bin/python -m pytest tests/engines/sglang
+
+$(SGLANG)/.ready: $(SERVE)/.ready
+	$(SERVE_PIP) --no-deps --upgrade --target $(SGLANG) sglang==0.5.23 orjson==3.13.0 ipython==9.18.1 traitlets==5.16.1 gguf==0.19.0
 	touch $@
 
 # Programs that people run over transformers: tests/clients. They bring many packages, so they live apart.

@@ -20,7 +20,8 @@ from rich.console import Console
 from aded.budget import CostCurve
 from aded.cli.options import CorpusFile, numbers_of, plain_table
 from aded.cli.progress import progress_bar
-from aded.engines.vllm.engine import StepDrafter, server_drafter
+from aded.engines.base.server_drafter import server_drafter
+from aded.engines.vllm.engine import StepDrafter
 from aded.errors import AdedError
 from aded.representative import Corpus
 from aded.traces.trace import Trace

@@ -29,7 +29,7 @@ app = new_app()
 def main(
     prompts: Annotated[Path, typer.Option(help="Spec-Bench or other JSON lines, or text lines.")],
     model: Annotated[str, typer.Option(help="What vLLM is to serve.")],
-    methods: Annotated[str, typer.Option(help="Comma-separated, of none, ngram, suffix, aded, aded-v2.")] = "none,ngram,aded",
+    methods: Annotated[str, typer.Option(help="Of none, ngram, suffix, aded, aded-v2.")] = "none,ngram,aded",
     concurrency: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16",
     requests: Annotated[int, typer.Option(min=1, help="At each concurrency, or thrice as many as at once.")] = 24,
     max_new_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 128,

@@ -40,10 +40,12 @@ ROOMS = (
     "engines.transformers",
     "engines.llamacpp",
     "engines.vllm",
+    "engines.sglang",
     "llamacpp",
     "llm_plugin",
     "vllm",
     "vllm_plugin",
+    "sglang_plugin",
     "traces",
     "corpus",
     "bench",
@@ -51,8 +53,8 @@ ROOMS = (
     "cli",
 )
 FIRST_WITH_AN_ENGINE = ROOMS.index("engines.transformers")
-ENGINES = ("engines.transformers", "engines.llamacpp", "engines.vllm")
-PACKAGES = ("torch", "transformers", "llama_cpp", "vllm")
+ENGINES = ("engines.transformers", "engines.llamacpp", "engines.vllm", "engines.sglang")
+PACKAGES = ("torch", "transformers", "llama_cpp", "vllm", "sglang")
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:

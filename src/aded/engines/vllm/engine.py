@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aded import drafters
 from aded.batch import ChainOutcomes, Chains, Limits
 from aded.budget import Acceptance, AdaptiveBudget, Budget, CalibratedBudget, FixedBudget, LearnedCost, Pass
 from aded.drafters.base import Drafter
 from aded.engines.vllm.meter import Meter
 from aded.engines.vllm.requests import Requests, recent_tokens
-from aded.errors import CorpusFileError
 from aded.speculation import Speculator
 from aded.stats import Timer
 
 _ASYNC_ABOVE = 32  # requests from which learning is done beside the next pass: drafts then know one step less
-_SUCCESSORS = 8  # to keep of a context in the shared table: from kept tokens alone more are rare
-_OWN_SUCCESSORS = 4  # in a request's own: few tokens follow a context there, and narrow tables hold more contexts
-
-
-def server_drafter(
-    name: str, *, memory_mb: float = 64.0, sequence_mb: float = 2.0, share: str = "answers", corpus: Any = None
-) -> Drafter:
-    """A drafter by name as it serves hundreds of requests: prompts stay with their own, and tables are narrow.
-
-    Raises:
-        UnknownDrafterError: nobody is called that.
-        CorpusFileError: it reads no corpus, or that is damaged.
-    """
-    if corpus is not None and not drafters.takes(name, "corpus"):
-        raise CorpusFileError(f"the drafter {name} reads no corpus; leave it out, or use adaptive")
-    wanted = {"memory_mb": memory_mb, "successors": _SUCCESSORS, "reserve": True, "share": share}
-    wanted |= {"sequence_mb": sequence_mb, "sequence_successors": _OWN_SUCCESSORS, "corpus": corpus}
-    return drafters.create(name, **{option: value for option, value in wanted.items() if drafters.takes(name, option)})
 
 
 class Emitted(NamedTuple):
@@ -62,7 +42,7 @@ class StepDrafter:
     """Drafts for every running request, once a step, as many tokens in all as pay.
 
     Args:
-        drafter: see `server_drafter`.
+        drafter: see `aded.engines.base.server_drafter`.
         requests: as many as can run at once.
         max_length: tokens of the longest sequence the model takes.
         longest: most tokens of a draft.

@@ -14,7 +14,8 @@ from typing import Any, cast
 
 from aded.drafters.base import Saved
 from aded.engines.base.drafter_files import bind_drafter
-from aded.engines.vllm.engine import StepDrafter, server_drafter
+from aded.engines.base.server_drafter import server_drafter
+from aded.engines.vllm.engine import StepDrafter
 from aded.engines.vllm.meter import forget_others, meter_file, write_facts
 from aded.engines.vllm.settings import Settings
 from aded.errors import AdedError, SettingsError, StateFileError, UnsupportedError

@@ -1,0 +1,1 @@
+"""The SGLang engine: a worker that drafts trees for SGLang, which schedules, verifies and samples."""
