@@ -54,18 +54,21 @@ def test_an_answer_that_is_stopped_was_learned_from_as_far_as_it_went(scene: Sce
     words = (*words, "--dtype", "float32", "--state", "far")
     whole = min((scene.run(*words) for _ in range(2)), key=lambda ended: ended.seconds)
     assert whole.code == 0
-    codes = []
-    for part in (0.5, 0.6, 0.7, 0.8):
+    part = 0.6
+    for _ in range(12):  # how long a command takes depends on what else runs
         (scene.folder / "far").unlink(missing_ok=True)
         ended = scene.run(*words, send=number, after=part * whole.seconds)
-        codes.append(ended.code)
-        assert not ended.code or "Traceback" not in ended.err
+        assert ended.code in (0, code)
+        if not ended.code:  # it had its answer
+            part *= 0.9
+            continue
+        assert "Traceback" not in ended.err
         if (scene.folder / "far").exists():
             (kept := AdaptiveDrafter()).load(scene.folder / "far")
             assert kept.clock > 0
-    assert code in codes
-    assert set(codes) <= {0, code}
-    assert (scene.folder / "far").exists()
+            return
+        part *= 1.1  # it was still loading
+    pytest.fail("it was never stopped while it decoded")
 
 
 def test_ctrl_c_while_something_starts_is_one_line(scene: Scene) -> None:
