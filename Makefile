@@ -132,8 +132,10 @@ vllm: vllm-setup
 		--requests 8 --max-new-tokens 96 --serve "--dtype bfloat16 --max-model-len 4096 --gpu-memory-utilization 0.3" \
 		--model "$$($(BIN)/python -c $(FOLDER))"
 
+VLLM_TESTS ?=
+
 vllm-test: vllm-setup
-	$(SERVING) ADED_TEST_MODEL="$$($(BIN)/python -c $(FOLDER))" $(SERVE)/bin/python -m pytest tests/engines/vllm
+	$(SERVING) ADED_TEST_MODEL="$$($(BIN)/python -c $(FOLDER))" $(SERVE)/bin/python -m pytest tests/engines/vllm -k "$(VLLM_TESTS)"
 
 vllm-setup: $(SERVE)/.ready
 

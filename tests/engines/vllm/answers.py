@@ -1,6 +1,6 @@
 """Answers of one vLLM engine, as JSON: `answers.py MODEL SPECULATIVE_CONFIG ARGUMENTS PROMPTS`, the last three JSON.
 
-Alone, each prompt for itself, then all at once, each with another number of tokens.
+Six prompts alone, each for itself, then all at once, each with another number of tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if __name__ == "__main__":
     llm = LLM(model, speculative_config=speculative, disable_log_stats=False, **arguments)
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     greedy = SamplingParams(temperature=0, max_tokens=most)
-    alone = [list(llm.chat(chat, greedy, use_tqdm=False)[0].outputs[0].token_ids) for chat in chats]
+    alone = [list(llm.chat(chat, greedy, use_tqdm=False)[0].outputs[0].token_ids) for chat in chats[:6]]
     mixed = [SamplingParams(temperature=0, max_tokens=most // 4 + 7 * i % most) for i in range(len(chats))]
     together = [list(answer.outputs[0].token_ids) for answer in llm.chat(chats, mixed, use_tqdm=False)]
     counts = {

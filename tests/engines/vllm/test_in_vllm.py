@@ -172,7 +172,7 @@ def test_drafts_change_no_distribution_and_top_k_alone_ends_nothing(small: str) 
 def test_a_wrong_setting_stops_the_start_with_one_clear_line() -> None:
     run = run_engine(ADED, PROMPTS[:1], additional_config={"aded": {"memry_mb": 8}})
     assert run.returncode
-    assert "additional_config['aded'] takes state, save_every_s" in run.stdout + run.stderr
+    assert "additional_config['aded'] takes state, start, save_every_s" in run.stdout + run.stderr
 
 
 @pytest.fixture(scope="module")
