@@ -26,15 +26,12 @@ def register() -> None:
     try:
         from vllm.config import SpeculativeConfig, VllmConfig
         from vllm.sampling_params import SamplingParams
-        from vllm.v1.metrics.loggers import PrometheusStatLogger
         from vllm.v1.worker.gpu import spec_decode
 
         _wrap(SpeculativeConfig, "__init__", _named)
         _wrap(VllmConfig, "_get_v2_model_runner_unsupported_features", _supported)
         _wrap(spec_decode, "init_speculator", _made)
         _wrap(SamplingParams, "_validate_spec_decode", _allowed)
-        _wrap(PrometheusStatLogger, "__init__", _metered)
-        _wrap(PrometheusStatLogger, "record", _refreshed)
     except (ImportError, AttributeError) as error:
         _log.warning("this vLLM has no place for aded's plugin (%s): it is used by the name %s", error, _PROPOSER)
         return
@@ -69,6 +66,7 @@ def _named(init: Any) -> Any:
             given |= {"method": "custom_class", "model": _PROPOSER}
             if given.get("num_speculative_tokens") is None:
                 given["num_speculative_tokens"] = _LONGEST
+            _show_metrics()
         init(self, *arguments, **given)
 
     return configure
@@ -103,6 +101,14 @@ def _made(init: Any) -> Any:
         return AdedSpeculator(vllm_config, device, req_states)
 
     return speculator
+
+
+def _show_metrics() -> None:
+    """In a process that configures an engine with aded, its server among them. Workers have no metrics to show."""
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    _wrap(PrometheusStatLogger, "__init__", _metered)
+    _wrap(PrometheusStatLogger, "record", _refreshed)
 
 
 def _metered(init: Any) -> Any:

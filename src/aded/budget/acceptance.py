@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.batch import Nodes
+from aded.batch import Nodes, StepOutcomes
 from aded.kernels.jit import jit
 
 _EDGES = np.array([0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.93, 0.98])  # upper ones of path probabilities
@@ -107,12 +107,12 @@ class Acceptance:
     """
 
     def __init__(self, slots: int, evidence: Evidence | None = None) -> None:
-        self._evidence = Evidence() if evidence is None else evidence
+        self.evidence = Evidence() if evidence is None else evidence
         self._sequences = np.full((2, slots), _SEQUENCE_PRIOR)
 
     @property
     def _arrays(self) -> tuple[NDArray[Any], ...]:
-        return self._evidence.classes, self._evidence.every, self._sequences
+        return self.evidence.classes, self.evidence.every, self._sequences
 
     def start(self, slot: int) -> None:
         """A new sequence in a slot: it is like all others until it is known better."""
@@ -133,8 +133,14 @@ class Acceptance:
         """Take in which of the verified nodes were accepted, bool (n,)."""
         _learn(*nodes, slots, *self._arrays, accepted)
 
+    def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> None:
+        """Take in what became of the drafts of these sequences."""
+        nodes, accepted = outcomes.verified()
+        if len(accepted):
+            self.learn(slots, nodes, accepted)
+
     def relax(self, slots: NDArray[np.int64]) -> None:
         """Nothing was verified: believe a little less what was learned, or what failed would never be tried again."""
         self._sequences[:, slots] += (1 - _SEQUENCE_KEPT) * (_SEQUENCE_PRIOR - self._sequences[:, slots])
-        self._evidence.classes += (1 - _CLASS_KEPT) * (_CLASS_PRIOR - self._evidence.classes)
-        self._evidence.every += (1 - _ALL_KEPT) * (_ALL_PRIOR - self._evidence.every)
+        self.evidence.classes += (1 - _CLASS_KEPT) * (_CLASS_PRIOR - self.evidence.classes)
+        self.evidence.every += (1 - _ALL_KEPT) * (_ALL_PRIOR - self.evidence.every)

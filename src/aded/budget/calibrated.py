@@ -28,8 +28,8 @@ class CalibratedBudget(FixedBudget):
         self, max_draft_tokens: int, *, slots: int = 1, min_probability: float = 0.0, evidence: Evidence | None = None
     ) -> None:
         super().__init__(max_draft_tokens, min_probability=min_probability)
-        self.evidence = Evidence() if evidence is None else evidence
-        self._acceptance = Acceptance(slots, self.evidence)
+        self._acceptance = Acceptance(slots, evidence)
+        self.evidence = self._acceptance.evidence
         self.likely: NDArray[np.float64] = np.empty(0)
 
     def start(self, slot: int) -> None:
@@ -48,6 +48,4 @@ class CalibratedBudget(FixedBudget):
 
     def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> None:
         """Learns from what was verified."""
-        nodes, accepted = outcomes.verified()
-        if len(accepted):
-            self._acceptance.learn(slots, nodes, accepted)
+        self._acceptance.observe(slots, outcomes)

@@ -127,8 +127,8 @@ class AdaptiveBudget(Budget):
         evidence: Evidence | None = None,
     ) -> None:
         self._cost, self._ragged = cost, ragged
-        self.evidence = Evidence() if evidence is None else evidence
-        self._acceptance, self._backoff = Acceptance(slots, self.evidence), Backoff()
+        self._acceptance, self._backoff = Acceptance(slots, evidence), Backoff()
+        self.evidence = self._acceptance.evidence
         self._cap = MAX_DRAFT_TOKENS  # as many as pay now, and as many again
         self.threshold = self._min_probability = min_probability
         self._drafting_s = self._learning_s = 0.0  # moving averages; 0 until known
@@ -190,9 +190,7 @@ class AdaptiveBudget(Budget):
         self.threshold = min(max(wanted, self._min_probability), 0.8)
 
     def observe(self, slots: NDArray[np.int64], outcomes: StepOutcomes) -> None:
-        nodes, accepted = outcomes.verified()
-        if len(accepted):
-            self._acceptance.learn(slots, nodes, accepted)
+        self._acceptance.observe(slots, outcomes)
 
     def tokens(self, sequences: int, drafts: Drafts) -> int:
         """See `Budget`; laid end to end there is nothing to fill up."""

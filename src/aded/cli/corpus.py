@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,9 +161,4 @@ def info(corpus: Annotated[Path, typer.Argument(help="A corpus.")], as_json: opt
     opened = Corpus.open(corpus)
     facts = {**opened.about, "mb": opened.nbytes / 2**20, "contexts": opened.used}
     facts["filled"] = opened.used / len(opened.arrays.keys)
-    if as_json:
-        print(json.dumps(facts))
-        return
-    for name, value in facts.items():
-        shown = f"{value:.3f}" if isinstance(value, float) else value
-        print(f"{name.replace('_', ' '):<12} {shown}")
+    options.show_facts(facts, as_json, width=12)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,6 +114,16 @@ class Commands(TyperGroup):
 def plain_table() -> Table:
     """The look of the commands' tables."""
     return Table(box=SIMPLE, show_edge=False, padding=(0, 1))
+
+
+def show_facts(facts: Mapping[str, Any], as_json: bool, *, width: int) -> None:
+    """Print facts, a line each with its name in so many columns, or all as JSON."""
+    if as_json:
+        print(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        shown = f"{value:.3f}" if isinstance(value, float) else value
+        print(f"{name.replace('_', ' '):<{width}} {shown}")
 
 
 def most_of(text: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -33,10 +32,4 @@ def merge(
 @app.command()
 def info(state: Annotated[Path, typer.Argument(help="A state file.")], as_json: options.AsJson = False) -> None:
     """Say what a state file is of, and how much it holds."""
-    facts = state_facts(state)
-    if as_json:
-        print(json.dumps(facts))
-        return
-    for name, value in facts.items():
-        shown = f"{value:.3f}" if isinstance(value, float) else value
-        print(f"{name.replace('_', ' '):<14} {shown}")
+    options.show_facts(state_facts(state), as_json, width=14)

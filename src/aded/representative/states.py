@@ -44,8 +44,9 @@ def merge_states(paths: Sequence[str | Path], out: str | Path, memory_mb: float 
         for name in ("vocab_size", "fingerprint")
     }
     known["orders"], known["successors"] = tuple(headers[0]["orders"]), max(header["successors"] for header in headers)
-    row_mb = Table.empty(0.1, known["successors"]).nbytes / len(Table.empty(0.1, known["successors"]).keys) / 2**20
-    tenant_mb = max(2 * rows * row_mb, 0.1)  # filled to a half, a table forgets hardly anything
+    like = Table.empty(0.1, known["successors"])
+    # Filled to a half, a table forgets hardly anything.
+    tenant_mb = max(2 * rows * like.nbytes / len(like.keys) / 2**20, 0.1)
     common = Representative(memory_mb=memory_mb, **known)
     tenants: dict[str, Representative] = {}
     for path in paths:

@@ -123,7 +123,7 @@ def test_confidences_are_the_calibrated_acceptance_of_each_token(monkeypatch: py
     assert drafted.sum() > 4
     along = np.cumprod(runner.likely.numpy().astype(np.float64), axis=1)
     np.testing.assert_allclose(along[drafted], runner.budget.likely, rtol=1e-5)
-    evidence = runner.budget._acceptance._evidence.every
+    evidence = runner.budget.evidence.every
     assert 0 < evidence[0] < evidence[1] or evidence[0] > 16, "what was accepted and what was not was learned"
     assert not np.allclose(runner.budget.likely, runner.speculator._served.step._verified[[3, 0, 5]][drafted])
 
@@ -131,13 +131,13 @@ def test_confidences_are_the_calibrated_acceptance_of_each_token(monkeypatch: py
 def test_what_was_not_verified_is_not_learned_as_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = Runner(monkeypatch)
     runner.add("a", 1, cycle(10), 30)
-    before = runner.budget._acceptance._evidence.classes.copy()
+    before = runner.budget.evidence.classes.copy()
     for _ in range(6):
         runner.step(verified=0)
     assert (runner.likely > 0).any()
-    np.testing.assert_array_equal(runner.budget._acceptance._evidence.classes, before)
+    np.testing.assert_array_equal(runner.budget.evidence.classes, before)
     runner.step(verified=1)
-    assert runner.budget._acceptance._evidence.classes[0].sum() == pytest.approx(before[0].sum() + 1)
+    assert runner.budget.evidence.classes[0].sum() == pytest.approx(before[0].sum() + 1)
 
 
 def test_greedy_and_seeded_texts_are_those_of_v2_without_drafts(small: str, monkeypatch: pytest.MonkeyPatch) -> None:

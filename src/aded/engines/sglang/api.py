@@ -18,8 +18,6 @@ from aded.engines.base.server_drafter import server_drafter
 from aded.engines.sglang.engine import Running, Scored, TreeDrafter
 from aded.errors import UnsupportedError
 
-_LEARNED = 8  # tokens of a row whose scores are copied: more change little, see docs/drafting.md
-
 
 class AdedWorker(NGRAMWorker):  # type: ignore[misc]  # SGLang is not installed where types are checked
     """Drafts trees of `--speculative-num-draft-tokens` rows, the last token included, for every request.
@@ -95,16 +93,16 @@ class AdedWorker(NGRAMWorker):  # type: ignore[misc]  # SGLang is not installed 
         """One step; see `NGRAMWorker`."""
         self._names = []
         result = super().forward_batch_generation(batch, *arguments, **named)
-        if self._names and self._drafter is not None:
+        if self._names:
             self._keep_scores(getattr(result.logits_output, "next_token_logits", None))
         return result
 
     def _keep_scores(self, logits: torch.Tensor | None) -> None:
         """Begin to copy the likeliest tokens of every row to the host; the next drafts wait for it."""
         self._passed = None
-        if logits is None or len(logits) != len(self._names) * self.draft_token_num:
+        if self._drafter is None or logits is None or len(logits) != len(self._names) * self.draft_token_num:
             return
-        probs, ids = logits.float().softmax(dim=-1).topk(min(_LEARNED, logits.shape[1]), dim=-1)
+        probs, ids = logits.float().softmax(dim=-1).topk(min(self._drafter.top_k, logits.shape[1]), dim=-1)
         if logits.is_cuda:
             ids, probs = ids.to("cpu", non_blocking=True), probs.to("cpu", non_blocking=True)
             copied = torch.cuda.Event()

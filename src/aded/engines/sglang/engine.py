@@ -96,8 +96,7 @@ class TreeDrafter:
         self._free = list(range(requests))
         self._trees = [DraftTree.empty()] * requests
         self._lengths = [0] * requests
-        self.top_k = drafter.top_k
-        self.steps = 0
+        self.top_k = drafter.top_k  # likeliest tokens of each row that it learns
 
     def __call__(
         self, running: Sequence[Running], scored: Scored | None = None
@@ -108,7 +107,6 @@ class TreeDrafter:
             running: all requests of the next pass, in its order.
             scored: what the model said in the last one.
         """
-        self.steps += 1
         rows = {name: i for i, name in enumerate(scored.names)} if scored is not None else {}
         outcomes: list[Outcome] = []
         for request in running:

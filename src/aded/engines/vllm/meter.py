@@ -43,14 +43,14 @@ class Meter:
 
     def facts(self) -> dict[str, Any]:
         """All that is counted, as JSON can say it."""
-        evidence = self._budget.evidence
+        classes = self._budget.evidence.by_class() if self._budget.evidence else []
         return {
             "steps": dict(self._steps),
             "draft_seconds": self._draft_s,
             "learn_seconds": self._learn_s,
             "step_seconds": {str(tokens): seconds for tokens, seconds in self._times().items()},
-            "accepted": {name: share for name, share, _ in evidence.by_class()} if evidence else {},
-            "expected": {name: share for name, _, share in evidence.by_class()} if evidence else {},
+            "accepted": {name: share for name, share, _ in classes},
+            "expected": {name: share for name, _, share in classes},
             "saves": self.saves,
             "save_failures": self.save_failures,
         }
