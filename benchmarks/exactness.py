@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,7 @@ from aded.errors import AdedError
 from aded.files import digest
 from aded.traces.prompts import Prompt, read_prompts
 from benchmarks.command import new_app, run
+from benchmarks.record import Record
 
 __all__ = ["Agreement", "Answer", "app", "compare"]
 
@@ -109,53 +110,11 @@ class Agreement:
         return found
 
 
-@dataclass
-class Record:
-    """Answers in a file of JSON lines, to which several processes may add.
-
-    Attributes:
-        file: where; None keeps them in memory.
-        settings: what all answers must have in common.
-    """
-
-    file: Path | None
-    settings: dict[str, Any]
-    answers: list[Answer] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.file is not None and self.file.exists():
-            for number, line in enumerate(self.file.read_text(encoding="utf-8").splitlines(), 1):
-                self.answers.append(self._read(number, line))
-
-    def _read(self, number: int, line: str) -> Answer:
-        try:
-            row = json.loads(line)
-            settings, answer = row.pop("settings"), Answer(**row)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise AdedError(f"line {number} of {self.file} is no answer of ours ({error}); delete it") from error
-        if settings != self.settings:
-            raise AdedError(
-                f"{self.file} holds answers with other settings ({settings}, now {self.settings}); choose another file"
-            )
-        return answer
-
-    def add(self, answer: Answer) -> None:
-        """Keep one more; a line is written at once, so that processes do not cut each other's."""
-        self.answers.append(answer)
-        if self.file is not None:
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"settings": self.settings} | asdict(answer)) + "\n")
-
-    def agreements(self, ways: Sequence[Way]) -> list[Agreement]:
-        """What the answers of each way come to."""
-        return [Agreement.of(way, (answer for answer in self.answers if answer.way == way)) for way in ways]
-
-
 def compare(
     loaded: Loaded,
     prompts: Iterable[tuple[int, Prompt]],
     ways: Sequence[Way],
-    record: Record,
+    record: Record[Answer],
     *,
     max_new_tokens: int = 128,
     temperature: float = 0.0,
@@ -169,7 +128,7 @@ def compare(
     made = {way: aded.create_drafter(way.drafter) for way in ways}
     common: dict[str, Any] = loaded.options(max_new_tokens, temperature)
     common |= {"return_dict_in_generate": True, "output_logits": True}
-    known = {(answer.prompt, answer.way) for answer in record.answers}
+    known = {(answer.prompt, answer.way) for answer in record.rows}
     for number, prompt in prompts:
         if left := [way for way in ways if (number, way) not in known]:
             ids = loaded.prompt_ids([{"role": "user", "content": prompt.turns[0]}])
@@ -237,12 +196,12 @@ def main(
     settings: dict[str, Any] = {"model": loaded.name, "dtype": str(loaded.model.dtype)}
     settings |= {"prompts": digest(prompts.read_bytes()), "tokens": max_new_tokens, "temperature": temperature}
     settings |= {"torch": torch.__version__, "transformers": transformers.__version__}
-    kept = Record(record, settings)
+    kept = Record(Answer, record, settings)
     with progress_bar("prompts") as progress:
         answered = compare(loaded, asked, ways, kept, max_new_tokens=max_new_tokens, temperature=temperature)
         for done, _ in enumerate(answered, 1):
             progress(done, len(asked))
-    found = kept.agreements(ways)
+    found = [Agreement.of(way, (answer for answer in kept.rows if answer.way == way)) for way in ways]
     if as_json:
         print(json.dumps([asdict(agreement) for agreement in found]))
     else:

@@ -8,14 +8,9 @@ the model really answers that many requests to make an edit, against plain `gene
 from __future__ import annotations
 
 import json
-import random
-import re
 import statistics
-import sysconfig
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -31,65 +26,12 @@ from aded.engines.transformers.loading import Loaded, load
 from aded.traces.replay import decode_sequence
 from aded.traces.trace import TracedSequence
 from benchmarks.command import new_app, run
+from benchmarks.edits import Edit, edits
 from benchmarks.regret import OnCurve
 
-__all__ = ["Edit", "app", "edits"]
+__all__ = ["app"]
 
 app = new_app()
-
-_LINES = (40, 120)  # of a file
-_ASK = (
-    "Here is a file:\n```python\n{before}```\nRewrite the whole file. {task} Change nothing else. Give the file alone."
-)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """A file before and after, and what was asked for."""
-
-    before: str
-    after: str
-    task: str
-
-
-def edits(count: int, *, share: float = 0.05, seed: int = 0) -> list[Edit]:
-    """Edits of Python files of this installation: names changed, and lines added or taken away."""
-    found: list[Edit] = []
-    draw = random.Random(seed)
-    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")) + sorted(
-        Path(sysconfig.get_path("purelib")).glob("rich/*.py")
-    )
-    draw.shuffle(files)
-    for file in files:
-        lines = file.read_text("utf-8", "replace").splitlines()
-        if len(lines) < _LINES[0]:
-            continue
-        start = draw.randrange(0, max(len(lines) - _LINES[1], 1))
-        part = lines[start : start + _LINES[1]]
-        if (made := _edited(part, share, draw)) is not None:
-            found.append(Edit("\n".join(part) + "\n", "\n".join(made[0]) + "\n", made[1]))
-        if len(found) == count:
-            break
-    return found
-
-
-def _edited(lines: list[str], share: float, draw: random.Random) -> tuple[list[str], str] | None:
-    names = sorted({name for line in lines for name in re.findall(r"\b[a-z][a-z_]{3,}\b", line)})
-    if not names:
-        return None
-    after, wanted = list(lines), max(round(share * len(lines)), 1)
-    old, new = draw.choice(names), "renamed_value"
-    places = [i for i, line in enumerate(lines) if re.search(rf"\b{old}\b", line)][:wanted]
-    for i in places:
-        after[i] = re.sub(rf"\b{old}\b", new, after[i])
-    for _ in range(wanted - len(places)):
-        i = draw.randrange(len(after))
-        if draw.random() < 0.5 and after[i].strip():
-            del after[i]
-        else:
-            indent = re.match(r"\s*", after[i])
-            after.insert(i, (indent[0] if indent else "") + f"# note {draw.randrange(1000)}")
-    return after, f"Rename {old} to {new} wherever it stands."
 
 
 def replayed(loaded: Loaded, prompt: list[int], answer: list[int], drafter: Drafter) -> tuple[float, float]:
@@ -123,7 +65,7 @@ def main(
     report: dict[str, Any] = {"model": loaded.name, "threads": torch.get_num_threads(), "edits": count}
     rows: list[dict[str, float]] = []
     for number, edit in enumerate(chosen[:count]):
-        prompt = loaded.prompt_tokens([{"role": "user", "content": _ASK.format(before=edit.before, task=edit.task)}])
+        prompt = loaded.prompt_tokens([{"role": "user", "content": edit.asked}])
         answer, file = loaded.encode(edit.after), loaded.encode(edit.before)
         unrelated = loaded.encode(chosen[number - 1].before)
         curve = loaded.step_cost()
@@ -148,7 +90,7 @@ def _live(loaded: Loaded, chosen: Sequence[Edit], most: int) -> dict[str, Any]:
     """Answers of the model, plainly and with the file as prediction; seconds are those after the first token."""
     rows = []
     for edit in chosen:
-        ids = loaded.prompt_ids([{"role": "user", "content": _ASK.format(before=edit.before, task=edit.task)}])
+        ids = loaded.prompt_ids([{"role": "user", "content": edit.asked}])
         options: dict[str, Any] = {**loaded.options(most, 0.0), "attention_mask": torch.ones_like(ids)}
         answers, seconds = {}, {}
         stats = aded.Stats()

@@ -76,7 +76,7 @@ def test_answers_are_recorded_and_gone_on_from(model: str, tmp_path: Path, monke
         (["--part", "3/2"], "--part is which part of how many"),
         (["--part", "half"], "--part is which part of how many"),
         (["--max-new-tokens", "9"], "other settings"),
-        ([], "no answer of ours"),
+        ([], "no result of ours"),
     ],
 )
 def test_what_cannot_be_gone_on_from_is_one_error(model: str, tmp_path: Path, change: list[str], says: str) -> None:
