@@ -20,8 +20,9 @@ from rich.console import Console
 from aded.budget import CostCurve
 from aded.cli.options import CorpusFile, numbers_of, plain_table
 from aded.cli.progress import progress_bar
+from aded.engines.base.asked import Asked
 from aded.engines.base.server_drafter import server_drafter
-from aded.engines.vllm.engine import StepDrafter
+from aded.engines.vllm.engine import Ran, StepDrafter
 from aded.errors import AdedError
 from aded.representative import Corpus
 from aded.traces.trace import Trace
@@ -97,7 +98,7 @@ def simulate(
         step.join()  # in a server the model's pass is time enough
         weights.sum()
         since = time.perf_counter()
-        drafts = step(server.sampled, server.lengths, server.tokens, server.passed)
+        drafts = step(server.sampled, server.lengths, server.tokens, server.ran)
         if all(server.sampled):
             times.append((time.perf_counter() - since) * 1e3)
         rows += sum(map(bool, server.sampled))
@@ -114,7 +115,7 @@ class _Server:
     Attributes:
         tokens, lengths: (places, length) and (places,), of each place's request, as vLLM hands them over.
         sampled: what each place emitted in the last step.
-        passed: tokens in the last step.
+        ran: what is known of the last step.
         time: that all steps cost.
     """
 
@@ -129,8 +130,9 @@ class _Server:
         self._waiting = np.zeros(places, np.int64)  # tokens of the prompt that are still to be taken in
         self.nothing: list[list[int]] = [[] for _ in range(places)]
         self.sampled = self.nothing
-        self.begun = self.emitted = self.passed = 0
+        self.begun = self.emitted = 0
         self.time = 0.0
+        self._names_of = [""] * places
 
     def step(self, drafts: list[list[int]]) -> bool:
         """One step; false if there was nothing left to do."""
@@ -139,12 +141,12 @@ class _Server:
         busy, room = self.lengths < self._ends, _ROOM
         if not busy.any():
             return False
-        self.sampled, self.passed = [], 0
+        self.sampled, passed, verified = [], 0, {}
         for row, draft in enumerate(drafts):
             taken = min(int(self._waiting[row]), room)
             self._waiting[row] -= taken
             room -= taken
-            self.passed += taken
+            passed += taken
             if not busy[row] or self._waiting[row]:
                 self.sampled.append([])
                 continue
@@ -156,9 +158,12 @@ class _Server:
                 n += 1
             self.sampled.append(true[: n + 1])
             self.lengths[row] = at + n + 1
-            self.passed += len(draft) + (not taken)
+            passed += len(draft) + (not taken)
+            verified[self._names_of[row]] = len(draft)
         self.emitted += sum(map(len, self.sampled))
-        self.time += self._curve(self.passed)
+        self.time += self._curve(passed)
+        names = list(self._names_of)
+        self.ran = Ran(names, verified, passed, set(names), lambda name: Asked())
         return True
 
     def _begin(self, row: int) -> None:
@@ -167,6 +172,7 @@ class _Server:
         self.tokens[row, : len(whole)] = whole
         self.lengths[row], self._ends[row] = len(answer.prompt), len(whole)
         self._waiting[row] = len(answer.prompt)
+        self._names_of[row] = str(self.begun)
         self.begun += 1
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import aded
 from aded.cli import app
-from aded.engines.vllm.settings import Settings
+from aded.engines.base.settings import Settings
 from support.models import PROMPT, build
 from support.oracle import Oracle
 from support.paths import SHIPPED

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from aded.cli import app
-from aded.engines.vllm.settings import Settings
+from aded.engines.base.settings import Settings
 from aded.traces import read_prompts
 from support.models import PROMPT, build
 from support.paths import ROOT

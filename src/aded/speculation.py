@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aded.batch import Chains, Drafts, Limits, Outcomes, StepOutcomes, Trees
 from aded.budget import Budget, Pass
-from aded.drafters.base import Drafter, open_slots
+from aded.drafters.base import Drafter, Prompt, open_slots
 from aded.stats import Stats, Timer
 from aded.tree import DraftTree, Outcome
 
@@ -61,20 +62,22 @@ class Speculator:
         self._learning: Future[None] | None = None
         self._later: list[Callable[[], None]] = []
 
-    def start(self, slot: int, prompt: Sequence[int] | NDArray[np.int32]) -> None:
-        """Begin a sequence in a slot, whatever was there."""
+    def start(self, slot: int, prompt: Prompt, drafter: Drafter | None = None, *, later: bool = False) -> None:
+        """Begin a sequence in a slot, whatever was there; see `Slots.start`. With `later` its prompt is taken in beside
+        the next pass, and no draft can be asked for before."""
         self.join()
-        self._drafts.start(slot, prompt)
+        begin = partial(self._drafts.start, slot, prompt, drafter)
+        self._later.append(begin) if later else begin()
         self.budget.start(slot)
         self._emitted[slot] = 0
         self._pending.pop(slot, None)
         if self._proposed is None:
             self.timer.start()
 
-    def start_later(self, slot: int, prompt: NDArray[np.int32]) -> None:
-        """The same beside the next pass: no draft can be asked for before."""
-        self._later.append(lambda: self._drafts.start(slot, prompt))
-        self.budget.start(slot)
+    def end(self, slot: int) -> None:
+        """The sequence in a slot has ended."""
+        self.join()
+        self._drafts.end(slot)
 
     def propose(self, slots: Sequence[int] | NDArray[np.int64], limits: Limits) -> Drafts:
         """A draft for each of these sequences, possibly empty: `Trees`, or `Chains` where no siblings are verified."""

@@ -1,16 +1,18 @@
 """A plugin of vLLM's: `{"model": "aded.vllm"}` is enough of a speculative configuration, on both of its model runners.
 
 vLLM runs `register` in each of its processes before it is configured, wherever aded is installed. For anybody who does
-not ask for aded it changes nothing.
+not ask for aded it changes nothing, and imports little: vLLM takes stock of what is imported when a worker starts, and
+cannot do so once numba is.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from functools import wraps
 from typing import Any
+
+from aded.engines.base.wrapping import wrap
 
 __all__ = ["register"]
 
@@ -28,23 +30,15 @@ def register() -> None:
         from vllm.sampling_params import SamplingParams
         from vllm.v1.worker.gpu import spec_decode
 
-        _wrap(SpeculativeConfig, "__init__", _named)
-        _wrap(VllmConfig, "_get_v2_model_runner_unsupported_features", _supported)
-        _wrap(spec_decode, "init_speculator", _made)
-        _wrap(SamplingParams, "_validate_spec_decode", _allowed)
+        wrap(SpeculativeConfig, "__init__", _named)
+        wrap(VllmConfig, "_get_v2_model_runner_unsupported_features", _supported)
+        wrap(spec_decode, "init_speculator", _made)
+        wrap(SamplingParams, "_validate_spec_decode", _allowed)
     except (ImportError, AttributeError) as error:
         _log.warning("this vLLM has no place for aded's plugin (%s): it is used by the name %s", error, _PROPOSER)
         return
     if (runner := sys.modules.get(_RUNNER)) is not None:  # imported before: it has the name by itself
-        _wrap(runner, "init_speculator", _made)
-
-
-def _wrap(owner: Any, name: str, by: Callable[[Any], Any]) -> None:
-    old = getattr(owner, name)
-    if not hasattr(old, "by_aded"):
-        new = by(old)
-        new.by_aded = True
-        setattr(owner, name, new)
+        wrap(runner, "init_speculator", _made)
 
 
 def _ours(speculative: Any) -> bool:
@@ -84,9 +78,18 @@ def _supported(features: Any) -> Any:
 def _allowed(validate: Any) -> Any:
     @wraps(validate)
     def check(self: Any, speculative_config: Any) -> None:
-        """min_p and logit_bias are refused with speculation. V2's sampler knows them, and draws as without drafts."""
+        """min_p and logit_bias are refused with speculation. V2's sampler knows them, and draws as without drafts.
+        What a request asks of aded is read here, where it can still be refused."""
         if not _on_v2(speculative_config):
             validate(self, speculative_config)
+        if _ours(speculative_config):
+            from aded.engines.base.asked import Asked
+            from aded.errors import SettingsError
+
+            try:
+                Asked.read(self.extra_args)
+            except SettingsError as error:
+                raise ValueError(str(error)) from error
 
     return check
 
@@ -107,8 +110,8 @@ def _show_metrics() -> None:
     """In a process that configures an engine with aded, its server among them. Workers have no metrics to show."""
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
-    _wrap(PrometheusStatLogger, "__init__", _metered)
-    _wrap(PrometheusStatLogger, "record", _refreshed)
+    wrap(PrometheusStatLogger, "__init__", _metered)
+    wrap(PrometheusStatLogger, "record", _refreshed)
 
 
 def _metered(init: Any) -> Any:

@@ -9,7 +9,7 @@ from aded.batch import ChainOutcomes, Chains, Limits
 from aded.drafters.adaptive import AdaptiveDrafter
 from aded.drafters.base import Slots
 from aded.engines.vllm.engine import StepDrafter
-from aded.engines.vllm.requests import recent_tokens
+from aded.engines.vllm.recent import recent_tokens
 
 TEXTS = np.array([[1, 2, 3, 4, 5, 6, 7, 8] * 8, [21, 22, 23, 24, 25, 26, 27, 28] * 8], np.int32)
 BOTH = np.array([0, 1])

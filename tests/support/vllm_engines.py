@@ -16,8 +16,12 @@ SCRIPTS = ROOT / "tests" / "engines" / "vllm"
 
 
 def run_script(name: str, model: str, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with an engine. It has a process for itself only where several workers are asked for: a second one
+    takes as long to start as all the rest. Servers have it, as they always do."""
     command = [sys.executable, str(SCRIPTS / name), model, *map(json.dumps, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    several = any("parallel_size" in argument for argument in command)
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(several)), **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def both(name: str, model: str, *arguments: Any, drafted: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,6 +15,8 @@ from aded.batch import ChainOutcomes, Drafts, Limits, Outcomes, StepOutcomes, Tr
 from aded.errors import UnknownDrafterError
 from aded.tree import DraftTree, Outcome
 
+Prompt = Sequence[int] | NDArray[np.int32]
+
 
 class Session(Protocol):
     """One sequence being decoded."""
@@ -46,8 +48,16 @@ class Drafter(Protocol):
 class Slots(Protocol):
     """A drafter's side of the sequences of one speculator, each in a slot."""
 
-    def start(self, slot: int, prompt: Sequence[int] | NDArray[np.int32]) -> None:
-        """Begin a sequence in a slot, whatever was there."""
+    def start(self, slot: int, prompt: Prompt, drafter: Drafter | None = None) -> None:
+        """Begin a sequence in a slot, whatever was there.
+
+        Args:
+            drafter: the drafter as the sequence's call is to use it, see `Sharing`; None: as it is.
+        """
+        ...
+
+    def end(self, slot: int) -> None:
+        """The sequence in a slot has ended; one that is started there ends it too."""
         ...
 
     def draft(self, slots: NDArray[np.int64], max_nodes: int, limits: Limits, threshold: float) -> Drafts:
@@ -104,8 +114,12 @@ class _Sessions:
         self._drafter = drafter
         self._sessions: list[Session | None] = [None] * count
 
-    def start(self, slot: int, prompt: Sequence[int] | NDArray[np.int32]) -> None:
-        self._sessions[slot] = self._drafter.start(prompt if isinstance(prompt, list) else [int(x) for x in prompt])
+    def start(self, slot: int, prompt: Prompt, drafter: Drafter | None = None) -> None:
+        ids = prompt if isinstance(prompt, list) else [int(x) for x in prompt]
+        self._sessions[slot] = (drafter or self._drafter).start(ids)
+
+    def end(self, slot: int) -> None:
+        self._sessions[slot] = None
 
     def draft(self, slots: NDArray[np.int64], max_nodes: int, limits: Limits, threshold: float) -> Drafts:
         return Trees(self._session(slot).draft(max_nodes) for slot in slots.tolist())

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aded.batch import ChainOutcomes, Drafts, Limits, Outcomes, StepOutcomes, Trees
-from aded.drafters.base import Drafter, open_slots
+from aded.drafters.base import Drafter, Prompt, open_slots
 from aded.errors import SettingsError
 from aded.tree import DraftTree, Outcome
 
@@ -142,9 +142,12 @@ class _PredictedSlots:
         self._predictions = predictions
         self._at = [Alignment([])] * count
 
-    def start(self, slot: int, prompt: Sequence[int] | NDArray[np.int32]) -> None:
-        self._within.start(slot, prompt)
+    def start(self, slot: int, prompt: Prompt, drafter: Drafter | None = None) -> None:
+        self._within.start(slot, prompt, drafter)
         self._at[slot] = Alignment(self._predictions[slot])
+
+    def end(self, slot: int) -> None:
+        self._within.end(slot)
 
     def draft(self, slots: NDArray[np.int64], max_nodes: int, limits: Limits, threshold: float) -> Drafts:
         drafts = {slot: self._at[slot].draft(max_nodes) for slot in slots.tolist()}

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from aded.representative.table import Representative
 T = TypeVar("T")
 
 _PREFIX = "tenant."
+_NOTHING_MB = 0.1  # of a table that is read and never learned into
 
 
 def tenant_key(name: str) -> str:
@@ -31,19 +33,27 @@ class Tenants(Generic[T]):
         common: whose vocabulary and context lengths a tenant's table has.
         memory_mb: MiB of each table.
         most: tenants kept; for one more, the one not heard of for longest is forgotten.
+
+    Attributes:
+        nothing: an empty table, for tenants that can have none of their own.
     """
 
     def __init__(self, common: Representative, memory_mb: float, most: int) -> None:
         self._common, self._memory_mb, self.most = common, memory_mb, most
         self._tenants: OrderedDict[str, tuple[Representative, T]] = OrderedDict()
         self._forgotten = 0  # times that tenants no longer there had learned
+        self._left: WeakSet[Representative] = WeakSet()  # tables of tenants no longer there whose calls go on
+        self.nothing = Representative(memory_mb=_NOTHING_MB, orders=common.orders, successors=common.successors)
         self._lock = ForkLock()
 
-    def of(self, name: str, make: Callable[[Representative], T]) -> T:
-        """What drafts for a tenant; `make` makes it of a new table."""
+    def of(self, name: str, make: Callable[[Representative], T]) -> T | None:
+        """What drafts for a tenant; `make` makes it of a new table. None where there is no room for one: as many tables
+        as are kept are besides held by calls of tenants that were forgotten."""
         key = tenant_key(name)
         with self._lock:
             if key not in self._tenants:
+                if len(self._left) >= self.most:
+                    return None
                 self._add(key, self.new(), make)
             self._tenants.move_to_end(key)
             return self._tenants[key][1]
@@ -84,6 +94,7 @@ class Tenants(Generic[T]):
         while len(self._tenants) > self.most:
             _, (old, _) = self._tenants.popitem(last=False)
             self._forgotten += old.clock
+            self._left.add(old)
 
 
 def save_tables(path: str | Path, common: Representative, tenants: Mapping[str, Representative]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,10 +21,9 @@ pretend()
 from sglang.srt.speculative import ngram_worker  # noqa: E402
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm  # noqa: E402
 
-from aded.drafters.adaptive import AdaptiveDrafter  # noqa: E402
 from aded.engines.sglang import api as module  # noqa: E402
-from aded.engines.sglang.engine import FILL, TreeDrafter, flatten  # noqa: E402
-from aded.errors import UnsupportedError  # noqa: E402
+from aded.engines.sglang.engine import FILL, flatten  # noqa: E402
+from aded.errors import SettingsError, UnsupportedError  # noqa: E402
 from aded.sglang_plugin import register  # noqa: E402
 from aded.tree import DraftTree  # noqa: E402
 
@@ -56,6 +56,15 @@ def test_sglang_finds_our_trees_in_their_masks() -> None:
     assert tokens.reshape(3, SIZE)[1].tolist() == [9] + [FILL] * (SIZE - 1)
 
 
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of SGLang's is there that would allocate; tables are small."""
+    monkeypatch.setattr(ngram_worker.NGRAMWorker, "alloc_memory_pool", lambda self, **named: None)
+    monkeypatch.setattr(module, "_replica", lambda: 0)
+    for name, size in (("MEMORY_MB", "1"), ("SEQUENCE_MB", "0.2")):
+        monkeypatch.setenv(f"ADED_{name}", size)
+
+
 class Group:
     """A rank's side of a tensor-parallel group: what the first sends, the others get."""
 
@@ -77,17 +86,20 @@ class Model:
         worker: Any = object.__new__(module.AdedWorker)
         worker.enable_overlap, worker.draft_token_num, worker._group = overlap, SIZE, group or Group(0)
         worker._passed, worker._names, worker.ngram_corpus = None, [], module._Corpus(worker)
-        worker._drafter = None
-        if worker._group.rank_in_group == 0:
-            drafter = AdaptiveDrafter(memory_mb=1, sequence_mb=0.2)
-            worker._drafter = TreeDrafter(drafter, requests=4, size=SIZE, max_length=300, vocabulary=VOCABULARY)
+        worker._drafter = worker._keeper = None
+        worker._settings, worker.max_batch_size = module.settings_of_environment(), 4
+        config = SimpleNamespace(context_len=300, vocab_size=VOCABULARY)
+        worker.model_runner = SimpleNamespace(model_config=config)
+        worker._target_worker = SimpleNamespace(tokenizer=None)
+        worker.alloc_memory_pool()
         self.worker, self.overlap = worker, overlap
         self.requests: list[Any] = []
         self.info = SimpleNamespace(accept_tokens=torch.zeros(0, dtype=torch.int32), accept_lens=torch.zeros(0))
         self.accepted = self.rejected = 0
 
-    def add(self, name: str, prompt: list[int]) -> None:
-        self.requests.append(SimpleNamespace(rid=name, origin_input_ids_unpadded=prompt, output_ids=[]))
+    def add(self, name: str, prompt: list[int], *, lora: str | None = None, **params: Any) -> None:
+        asked = {"sampling_params": SimpleNamespace(custom_params=params or None), "lora_id": lora}
+        self.requests.append(SimpleNamespace(rid=name, origin_input_ids_unpadded=prompt, output_ids=[], **asked))
 
     @staticmethod
     def next(text: list[int]) -> int:
@@ -191,3 +203,44 @@ def test_the_other_ranks_are_sent_what_the_first_drafted() -> None:
     assert second.accepted == first.accepted > 5
     with pytest.raises(UnsupportedError, match="NGRAM"):
         first.worker.add_external_corpus("x", [[1]])
+
+
+def test_what_was_learned_is_kept_by_the_settings_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADED_STATE", str(tmp_path / "learned-{rank}.safetensors"))
+
+    def accepted(steps: int) -> int:
+        model = Model(False)
+        model.add("a", [1, 2])
+        model.prefill()
+        for _ in range(steps):
+            model.step()
+        model.worker._keeper.close()
+        return model.accepted
+
+    first = accepted(8)
+    assert [file.name for file in tmp_path.iterdir()] == ["learned-0.safetensors"]
+    assert accepted(8) > first
+    monkeypatch.setenv("ADED_MAX_DRAFT_TOKENS", "3")
+    with pytest.raises(SettingsError, match="speculative-num-draft-tokens"):
+        Model(False)
+
+
+def test_requests_ask_by_custom_params_and_adapters_are_apart() -> None:
+    model = Model(False)
+    model.add("a", [1, 2])
+    model.add("b", [1, 2], aded_drafts="off")
+    model.add("c", [1, 2], aded_tenant="somebody")
+    model.add("d", [1, 2], lora="adapter")
+    model.prefill()
+    for _ in range(10):
+        model.step()
+    drafter = model.worker._drafter
+    slots = {name: drafter._slots.find(name) for name in "abcd"}
+    assert not len(drafter._trees[slots["b"]])
+    assert all(len(drafter._trees[slots[name]]) for name in "acd")
+    which = drafter._speculator._drafts._which
+    assert len({int(which[slot]) for slot in slots.values()}) == 4
+    for text in model.texts():
+        assert text == plain([1, 2], len(text) - 2)

@@ -9,6 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -175,26 +176,39 @@ def test_a_wrong_setting_stops_the_start_with_one_clear_line() -> None:
     assert "additional_config['aded'] takes state, start, save_every_s" in run.stdout + run.stderr
 
 
+SERVED = ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--served-model-name", "m"]
+SERVED += ["--gpu-memory-utilization", "0.3", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+
+
+@contextmanager
+def serving(method: str, folder: Path, *arguments: str) -> Iterator[Any]:
+    """A client of `vllm serve`."""
+    openai = pytest.importorskip("openai")
+    from benchmarks.serving import server
+
+    with server(MODEL, method, folder / f"{method}.log", [*SERVED, *arguments]) as port:
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
-    openai = pytest.importorskip("openai")
-    from benchmarks.serving import METHODS, server
+    from benchmarks.serving import METHODS
 
     folder = tmp_path_factory.mktemp("served")
-    state, log = folder / "learned.safetensors", folder / "log"
+    state = folder / "learned.safetensors"
     METHODS["saving"] = ADED
-    arguments = ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--served-model-name", "m"]
-    arguments += ["--shutdown-timeout", "20"]  # without it vLLM kills its workers
-    arguments += ["--gpu-memory-utilization", "0.3"]
-    arguments += ["--additional-config", json.dumps({"aded": {"state": str(state)}})]
-    with server(MODEL, "saving", log, arguments) as port:
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none"), state
+    # Drafts in every step, whatever they cost. Without the timeout vLLM kills its workers.
+    kept = {"state": str(state), "max_draft_tokens": "5"}
+    arguments = ["--shutdown-timeout", "20", "--additional-config", json.dumps({"aded": kept})]
+    with serving("saving", folder, *arguments) as client:
+        yield client, state
     assert state.is_file(), "what was learned is saved when the server ends"
     from aded.representative import Representative
 
     table = Representative(memory_mb=64, successors=8)
     table.load(state)
     assert table.used > 100
+    assert b"acme" not in state.read_bytes(), "tenants are not kept by their names"
 
 
 def ask(client: Any, prompt: str, **options: Any) -> Any:
@@ -202,13 +216,34 @@ def ask(client: Any, prompt: str, **options: Any) -> Any:
     return client.chat.completions.create(model="m", messages=messages, temperature=0, max_tokens=48, **options)
 
 
-def test_what_vllm_refuses_with_speculation_is_one_clear_answer(served: tuple[Any, Path]) -> None:
+def test_what_cannot_be_had_with_speculation_is_one_clear_answer(served: tuple[Any, Path]) -> None:
     client, _ = served
-    for extra in ({"min_p": 0.1}, {"logit_bias": {"5": 1.0}}):
-        with pytest.raises(Exception, match="not yet supported with speculative decoding") as refused:
+    refused = {"min_p": 0.1}, {"logit_bias": {"5": 1.0}}
+    for extra in refused:
+        with pytest.raises(Exception, match="not yet supported with speculative decoding") as error:
             client.completions.create(model="m", prompt="a", max_tokens=4, temperature=0.5, extra_body=extra)
-        assert refused.value.status_code == 400  # type: ignore[attr-defined]
+        assert error.value.status_code == 400  # type: ignore[attr-defined]
+    for wrong in ({"aded_share": "all"}, {"aded_tenant": 3}, {"aded_draft": "off"}):
+        with pytest.raises(Exception, match="aded_") as error:
+            client.completions.create(model="m", prompt="a", max_tokens=4, extra_body={"vllm_xargs": wrong})
+        assert error.value.status_code == 400  # type: ignore[attr-defined]
     assert client.completions.create(model="m", prompt="a", max_tokens=4, extra_body={"top_k": 5}).choices[0].text
+
+
+def metrics(client: Any) -> dict[str, float]:
+    with urlopen(str(client.base_url).replace("/v1/", "/metrics")) as answer:
+        lines = answer.read().decode().splitlines()
+    pairs = (line.rsplit(" ", 1) for line in lines if line.startswith(("aded_", "vllm:spec_decode")))
+    return {name: float(value) for name, value in pairs}
+
+
+def accepted(client: Any) -> float:
+    found = [
+        value
+        for name, value in metrics(client).items()
+        if name.startswith("vllm:spec_decode_num_accepted_tokens_total")
+    ]
+    return sum(found)
 
 
 def test_openais_client_streams_and_asks_at_once(served: tuple[Any, Path]) -> None:
@@ -217,11 +252,66 @@ def test_openais_client_streams_and_asks_at_once(served: tuple[Any, Path]) -> No
     with ThreadPoolExecutor(6) as threads:
         together = list(threads.map(lambda prompt: ask(client, prompt).choices[0].message.content, PROMPTS[:6]))
     assert together == whole
-    with urlopen(str(client.base_url).replace("/v1/", "/metrics")) as answer:
-        metrics = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line.startswith("aded_"))
-    assert float(metrics['aded_steps_total{drafts="drafted",engine="0"}']) > 10
-    assert float(metrics['aded_table_contexts{engine="0"}']) > 100
+    shown = metrics(client)
+    assert shown['aded_steps_total{drafts="drafted",engine="0"}'] > 10
+    assert shown['aded_table_contexts{engine="0"}'] > 100
     for prompt, text in zip(PROMPTS[:3], whole, strict=False):
         pieces = [part.choices[0].delta.content or "" for part in ask(client, prompt, stream=True) if part.choices]
         assert "".join(pieces) == text
         assert len(pieces) > 2
+
+
+def test_a_tenants_answers_are_drafted_for_that_tenant_alone(served: tuple[Any, Path]) -> None:
+    client, _ = served
+
+    def gained(**extra: str) -> tuple[str, float]:
+        before = accepted(client)
+        text = ask(client, "Tell me about a lighthouse.", extra_body={"vllm_xargs": extra}).choices[0].message.content
+        return text, accepted(client) - before
+
+    first, again = gained(aded_tenant="acme"), gained(aded_tenant="acme")
+    other, out = gained(aded_tenant="others"), gained(aded_drafts="off")
+    assert {first[0]} == {again[0], other[0], out[0]}
+    assert again[1] > 30, "it was said before"
+    assert other[1] == first[1] < again[1]
+    assert out[1] == 0
+
+
+TOOL = {
+    "name": "weather",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "days": {"type": "integer", "maximum": 9}},
+        "required": ["city", "days"],
+        "additionalProperties": False,
+    },
+}
+
+
+def called(client: Any, choice: Any) -> tuple[Any, Any]:
+    """What is answered, whole and in a stream put together: the text, the calls, and the reason to end."""
+    asked = {"tools": [{"type": "function", "function": TOOL}], "tool_choice": choice}
+    answer = ask(client, "How will the weather be in Paris?", **asked).choices[0]
+    calls = [(call.function.name, call.function.arguments) for call in answer.message.tool_calls or []]
+    text, pieces, reason = "", dict[int, list[str]](), None
+    for part in ask(client, "How will the weather be in Paris?", **asked, stream=True):
+        for piece in part.choices:
+            text, reason = text + (piece.delta.content or ""), piece.finish_reason or reason
+            for call in piece.delta.tool_calls or []:
+                pair = pieces.setdefault(call.index, ["", ""])
+                pair[0] += call.function.name or ""
+                pair[1] += call.function.arguments or ""
+    streamed = [tuple(pair) for _, pair in sorted(pieces.items())]
+    return (answer.message.content or "", calls, answer.finish_reason), (text, streamed, reason)
+
+
+def test_tools_are_called_as_by_a_plain_server(served: tuple[Any, Path], tmp_path: Path) -> None:
+    client, _ = served
+    choices = ["auto", "required", {"type": "function", "function": {"name": "weather"}}]
+    before = accepted(client)
+    ours = [[called(client, choice) for choice in choices] for _ in range(2)]
+    assert accepted(client) - before > 50
+    with serving("none", tmp_path) as plain:
+        theirs = [called(plain, choice) for choice in choices]
+    assert ours == [theirs, theirs]
+    assert all(answer[1] for answer, _ in theirs[1:]), "a call was asked for"

@@ -12,7 +12,8 @@ from prometheus_client import REGISTRY
 from aded.batch import Chains
 from aded.budget import Acceptance, AdaptiveBudget, CalibratedBudget, Evidence, LearnedCost, Pass
 from aded.drafters.adaptive import AdaptiveDrafter
-from aded.engines.vllm.engine import StepDrafter
+from aded.engines.base.asked import Asked
+from aded.engines.vllm.engine import Ran, StepDrafter
 from aded.engines.vllm.meter import forget_others, meter_file, read_facts, write_facts
 from aded.engines.vllm.metrics import ServerMetrics
 
@@ -25,7 +26,8 @@ def run(drafter: StepDrafter, steps: int, length: int = 20) -> None:
         n = len(drafts[0]) + 1
         sampled = [text[0, length : length + n].tolist()]
         length += n
-        drafts = drafter(sampled, np.array([length], np.int32), text, n)
+        ran = Ran(["a"], {"a": n - 1}, n, {"a"}, lambda name: Asked())
+        drafts = drafter(sampled, np.array([length], np.int32), text, ran)
 
 
 def made(**options: int) -> StepDrafter:

@@ -6,29 +6,42 @@ the scores of every row, and leaves cache, attention, sampling, grammars and rec
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sglang.srt.distributed import get_tp_group
+from sglang.srt.layers.dp_attention import get_dp_tp_group
+from sglang.srt.runtime_context import get_parallel
 from sglang.srt.speculative.ngram_worker import NGRAMWorker
 
-from aded.engines.base.server_drafter import server_drafter
+from aded.engines.base.asked import Asked
+from aded.engines.base.server_drafter import drafter_of
+from aded.engines.base.settings import Settings
+from aded.engines.base.state_keeper import StateKeeper
 from aded.engines.sglang.engine import Running, Scored, TreeDrafter
-from aded.errors import UnsupportedError
+from aded.errors import SettingsError, UnsupportedError
+from aded.representative import vocabulary_fingerprint
+
+_log = logging.getLogger("sglang.aded")
 
 
 class AdedWorker(NGRAMWorker):  # type: ignore[misc]  # SGLang is not installed where types are checked
     """Drafts trees of `--speculative-num-draft-tokens` rows, the last token included, for every request.
 
-    With tensor parallelism the first rank drafts, and the others are sent what it drafted.
+    With tensor parallelism the first rank drafts, and the others are sent what it drafted. Settings are those of the
+    environment, see `Settings`; with data parallelism, of the attention alone too, each replica learns for itself.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self._settings = settings_of_environment()
+        self._keeper: StateKeeper | None = None
+        self._began = 0.0  # when the last step did
         self.ngram_corpus = _Corpus(self)
-        self._group = get_tp_group()
+        self._group = get_dp_tp_group()
         self._drafter: TreeDrafter | None = None
         self._passed: tuple[list[str], torch.Tensor, torch.Tensor, Any] | None = None
         self._names: list[str] = []  # of the pass that is being made
@@ -38,8 +51,15 @@ class AdedWorker(NGRAMWorker):  # type: ignore[misc]  # SGLang is not installed 
         super().alloc_memory_pool(**named)
         if self._group.rank_in_group == 0:
             config = self.model_runner.model_config
+            drafter = drafter_of(self._settings, self.max_batch_size)
+            known: dict[str, Any] = {
+                "vocab_size": int(config.vocab_size),
+                "fingerprint": _fingerprint(self.target_worker),
+            }
+            self._keeper = StateKeeper(drafter, self._settings, rank=_replica(), **known, log=_log)
+            self._keeper.watch(lambda: self._began)
             self._drafter = TreeDrafter(
-                server_drafter("adaptive"),
+                drafter,
                 requests=self.max_batch_size,
                 size=self.draft_token_num,
                 max_length=int(config.context_len),
@@ -70,7 +90,7 @@ class AdedWorker(NGRAMWorker):  # type: ignore[misc]  # SGLang is not installed 
         return {}
 
     def _prepare_draft_tokens(self, batch: Any) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        running = self._running(batch)
+        self._began, running = time.perf_counter(), self._running(batch)
         self._names = [request.name for request in running]
         drafts = self._drafter(running, self._scored()) if self._drafter is not None else None
         if self._group.world_size > 1:
@@ -130,7 +150,38 @@ def _request(request: Any, late: list[int]) -> Running:
         own = list(said[max(start - len(prompt), 0) :])
         return [*prompt[start:], *own, *late]
 
-    return Running(request.rid, len(prompt) + len(said) + len(late), tokens)
+    def asked() -> Asked:
+        given = getattr(getattr(request, "sampling_params", None), "custom_params", None)
+        return Asked.or_nothing(given, getattr(request, "lora_id", None))
+
+    return Running(request.rid, len(prompt) + len(said) + len(late), tokens, asked)
+
+
+def settings_of_environment() -> Settings:
+    """What was set.
+
+    Raises:
+        SettingsError: a value that does not fit, or a setting that trees of one size have no use for.
+    """
+    settings = Settings.read()
+    if settings.most is not None or settings.min_probability != Settings.min_probability:
+        raise SettingsError(
+            "SGLang's trees have the size of --speculative-num-draft-tokens; leave out ADED_MAX_DRAFT_TOKENS and "
+            "ADED_MIN_PROBABILITY"
+        )
+    return settings
+
+
+def _replica() -> int:
+    """The number of the data-parallel replica, whether it has ranks of its own or shares them but for attention."""
+    parallel = get_parallel()
+    return int(parallel.attn_dp_rank if parallel.attn_dp_enabled else parallel.dp_rank or 0)
+
+
+def _fingerprint(worker: Any) -> str:
+    """That of the tokenizer; "", which agrees with all, where SGLang runs without one."""
+    tokenizer = getattr(worker, "tokenizer", None)
+    return "" if tokenizer is None else vocabulary_fingerprint(tokenizer.get_vocab())
 
 
 class _Corpus:

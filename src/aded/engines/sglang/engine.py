@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 from aded.batch import Limits, Outcomes, Trees
 from aded.budget import FixedBudget
 from aded.drafters.base import Drafter
+from aded.engines.base.asked import Asked
+from aded.engines.base.slots import NamedSlots
 from aded.speculation import Speculator
 from aded.tree import DraftTree, Outcome
 
@@ -55,11 +56,13 @@ class Running:
         name: its own while it runs.
         length: tokens it has, prompt and all that were emitted.
         tokens: gives those from a place on.
+        asked: gives what it asks of its drafts.
     """
 
     name: str
     length: int
     tokens: Callable[[int], list[int]]
+    asked: Callable[[], Asked] = Asked
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ class TreeDrafter:
             raise ValueError(f"there must be at least 1 request and 2 rows of a tree, not {requests} and {size}")
         self._size, self._max_length, self._vocabulary = size, max_length, vocabulary
         self._speculator = Speculator(drafter, FixedBudget(size - 1), count=requests)
-        self._slots: OrderedDict[str, int] = OrderedDict()  # by name, the one not seen for longest first
-        self._free = list(range(requests))
+        self._drafter, self._slots = drafter, NamedSlots(requests)
+        self._silent = [False] * requests  # slots of requests that are to have no drafts
         self._trees = [DraftTree.empty()] * requests
         self._lengths = [0] * requests
         self.top_k = drafter.top_k  # likeliest tokens of each row that it learns
@@ -112,10 +115,11 @@ class TreeDrafter:
         for request in running:
             if (outcome := self._outcome(request, scored, rows.get(request.name))) is not None:
                 outcomes.append(outcome)
-        slots = np.array([self._slots[request.name] for request in running], np.int64)
+        slots = np.array([self._slots.find(request.name) for request in running], np.int64)
         known = np.array([outcome.slot for outcome in outcomes], np.int64)
         self._speculator.observe(known, Outcomes(outcomes), prompt_tokens=None)
         depth = [max(min(self._size - 1, self._max_length - request.length - 1), 0) for request in running]
+        depth = [0 if self._silent[slot] else most for slot, most in zip(slots.tolist(), depth, strict=True)]
         chosen = self._speculator.propose(slots, Limits(depth, nodes=self._size - 1, vocabulary=self._vocabulary))
         trees = Trees(chosen)
         for slot, tree, request in zip(slots.tolist(), trees, running, strict=True):
@@ -124,25 +128,22 @@ class TreeDrafter:
 
     def forget(self, names: Iterable[str]) -> None:
         """These requests have ended, or were put off: they begin anew if they come back."""
-        for name in names:
-            if (slot := self._slots.pop(name, None)) is not None:
-                self._free.append(slot)
+        for slot in self._slots.release(names):
+            self._speculator.end(slot)
 
     def reset(self) -> None:
         """All requests have ended."""
-        self.forget(list(self._slots))
+        for slot in self._slots.clear():
+            self._speculator.end(slot)
 
     def _outcome(self, request: Running, scored: Scored | None, row: int | None) -> Outcome | None:
         """What a request's last step did; None where it begins."""
-        slot = self._slots.get(request.name)
+        slot = self._slots.find(request.name)
         if slot is None or request.length <= self._lengths[slot]:
-            self.forget([request.name])
-            if not self._free:
-                self.forget([next(iter(self._slots))])
-            slot = self._slots[request.name] = self._free.pop()
-            self._speculator.start(slot, np.array(request.tokens(0), np.int32))
+            slot, asked = self._slots.give(request.name) if slot is None else slot, request.asked()
+            self._silent[slot] = not asked.drafts
+            self._speculator.start(slot, np.array(request.tokens(0), np.int32), asked.drafter(self._drafter))
             return None
-        self._slots.move_to_end(request.name)
         tree, emitted = self._trees[slot], request.tokens(self._lengths[slot])
         top: dict[str, Any] = {}
         if scored is not None and row is not None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aded.engines.base.asked import Asked
+from aded.engines.base.settings import Settings
+from aded.engines.base.wrapping import wrap
+from aded.engines.vllm.engine import Ran
 from aded.engines.vllm.repairs import repair_sampling
 from aded.engines.vllm.served import Served, unsupported
-from aded.engines.vllm.settings import Settings
 from aded.errors import UnsupportedError
 
 
@@ -38,7 +42,9 @@ class AdedProposer:
                 "only the last would have a drafter, and all ask for it; use tensor parallelism, or no speculation"
             )
         self._served = Served(vllm_config)
+        self.ran: Ran | None = None  # of the step whose tokens come next
         repair_sampling()
+        _hear_of_steps()
 
     @property
     def settings(self) -> Settings:
@@ -51,7 +57,6 @@ class AdedProposer:
         num_tokens_no_spec: NDArray[np.int32],
         token_ids_cpu: NDArray[np.int32],
         *others: Any,
-        slot_mappings: Any = None,
         **more: Any,
     ) -> list[list[int]]:
         """A draft for each row, possibly empty.
@@ -60,13 +65,15 @@ class AdedProposer:
             sampled_token_ids: what each request emitted in the last step; nothing where its prompt is not done.
             num_tokens_no_spec: tokens of each request, those included.
             token_ids_cpu: int32 (rows, length), the tokens.
-            slot_mappings: where each token of the last pass lies in the cache, by layer. Their number is what is read.
         """
         if self._served.step is None:
             return [[] for _ in sampled_token_ids]
+        ran, self.ran = self.ran, None
+        if ran is None:
+            raise unsupported("propose() was called by something else than GPUModelRunner.propose_draft_token_ids")
         if not isinstance(sampled_token_ids, list) or not isinstance(token_ids_cpu, np.ndarray):
             raise unsupported("propose() was called with something else than sampled token ids and token ids")
-        return self._served.step(sampled_token_ids, num_tokens_no_spec, token_ids_cpu, _scheduled(slot_mappings))
+        return self._served.step(sampled_token_ids, num_tokens_no_spec, token_ids_cpu, ran)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to load: there is no draft model."""
@@ -76,11 +83,40 @@ class AdedProposer:
         self._served.save()
 
 
-def _scheduled(slot_mappings: Any) -> int | None:
-    """Tokens in a pass, some of them padding where vLLM replays a recorded graph; None if it cannot be told."""
-    parts = slot_mappings if isinstance(slot_mappings, list) else [slot_mappings]  # a pass can be made in parts
+def _hear_of_steps() -> None:
+    """vLLM tells a proposer token ids and nothing else. Its runner knows whose they are, what was verified of each, and
+    what each request asks."""
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    wrap(GPUModelRunner, "propose_draft_token_ids", _told)
+
+
+def _told(propose: Any) -> Any:
+    @wraps(propose)
+    def tell(self: Any, scheduler_output: Any, *arguments: Any, **more: Any) -> Any:
+        if isinstance(self.drafter, AdedProposer):
+            self.drafter.ran = ran_of(self, scheduler_output)
+        return propose(self, scheduler_output, *arguments, **more)
+
+    return tell
+
+
+def ran_of(runner: Any, scheduled: Any) -> Ran:
+    """What is known of the step that a runner has just run.
+
+    Raises:
+        UnsupportedError: this vLLM keeps it elsewhere.
+    """
+
+    def asked(name: str) -> Asked:
+        request = runner.requests[name]
+        adapter = None if request.lora_request is None else str(request.lora_request.lora_name)
+        return Asked.or_nothing(getattr(request.sampling_params, "extra_args", None), adapter)
+
     try:
-        firsts: list[Any] = [next(iter(part.values()), None) for part in parts]  # layers agree
-        return sum(int(first.shape[0]) for first in firsts) or None
-    except AttributeError:
-        return None
+        drafts = scheduled.scheduled_spec_decode_tokens
+        verified = {name: len(tokens) for name, tokens in drafts.items()}
+        names, total = list(runner.input_batch.req_ids), int(scheduled.total_num_scheduled_tokens)
+        return Ran(names, verified, total, runner.requests, asked)
+    except AttributeError as error:
+        raise unsupported(str(error)) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,33 @@ from numpy.typing import NDArray
 from aded.batch import ChainOutcomes, Chains, Limits
 from aded.budget import Acceptance, AdaptiveBudget, Budget, CalibratedBudget, FixedBudget, LearnedCost, Pass
 from aded.drafters.base import Drafter
+from aded.engines.base.asked import Asked
+from aded.engines.base.slots import NamedSlots
 from aded.engines.vllm.meter import Meter
-from aded.engines.vllm.requests import Requests, recent_tokens
+from aded.engines.vllm.recent import recent_tokens
 from aded.speculation import Speculator
 from aded.stats import Timer
 
 _ASYNC_ABOVE = 32  # requests from which learning is done beside the next pass: drafts then know one step less
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What vLLM's scheduler says of the step that was run.
+
+    Attributes:
+        names: of the requests, by row.
+        verified: drafted tokens of each that were, by name; 0 where it has none.
+        scheduled: tokens in the pass, those of prompts included.
+        known: names of the requests that have not ended, those that were put off among them.
+        asked: gives what a request of this name asks.
+    """
+
+    names: Sequence[str]
+    verified: Mapping[str, int]
+    scheduled: int
+    known: Container[str]
+    asked: Callable[[str], Asked]
 
 
 class Emitted(NamedTuple):
@@ -72,7 +94,9 @@ class StepDrafter:
         if requests < 1 or longest < 1:
             raise ValueError(f"there must be at least 1 request and 1 draft token, not {requests} and {longest}")
         self._max_length, self._most, self._clock = max_length, longest, clock
-        self._requests = Requests(requests)
+        self._drafter, self._slots = drafter, NamedSlots(requests)
+        self._ends = np.zeros(requests, np.int64)  # tokens of each slot's request
+        self._silent = np.zeros(requests, np.bool_)  # slots of requests that are to have no drafts
         budget: Budget
         cost = LearnedCost()
         if ranked:
@@ -90,11 +114,7 @@ class StepDrafter:
         self.meter = Meter(budget, self._speculator.timer, cost.times)
 
     def __call__(
-        self,
-        sampled: list[list[int]],
-        lengths: NDArray[np.int32],
-        tokens: NDArray[np.int32],
-        scheduled: int | None = None,
+        self, sampled: list[list[int]], lengths: NDArray[np.int32], tokens: NDArray[np.int32], ran: Ran
     ) -> list[list[int]]:
         """A draft for each row, possibly empty.
 
@@ -102,32 +122,56 @@ class StepDrafter:
             sampled: what each row's request emitted in the last step; nothing where its prompt is not done.
             lengths: tokens of each request, those included, (rows or more,).
             tokens: int32 (rows or more, length), the tokens.
-            scheduled: tokens in the last step's pass, those of prompts included, if known.
+            ran: of the last step.
         """
         self.began = self._clock()
+        if len(self._slots) > len(sampled):
+            self.end(self._slots.release([name for name in self._slots if name not in ran.known]))
         drafts: list[list[int]] = [[] for _ in sampled]
         emitted = np.fromiter(map(len, sampled), np.int64, len(sampled))
         rows = np.flatnonzero(emitted)
         if not rows.size:
             self._speculator.timer.start()
             return drafts
+        names = [ran.names[row] for row in rows.tolist()]
         fresh, ends = emitted[rows], lengths[rows].astype(np.int64)
-        slots, new = self._requests.find(tokens, rows, ends, fresh)
-        step = Emitted(slots, new, ends, fresh, recent_tokens(tokens, rows, ends, self.width))
+        slots, new = self._find(names, ends - fresh)
+        self._ends[slots] = ends
+        verified = np.fromiter((ran.verified.get(name, 0) for name in names), np.int64, len(names))
+        decoded = int(np.count_nonzero(~new) + verified[~new].sum())
         chosen = self.advance(
-            step,
+            Emitted(slots, new, ends, fresh, recent_tokens(tokens, rows, ends, self.width)),
             lambda i: tokens[rows[i], : ends[i]].copy(),
-            prompt_tokens=self._prompt_tokens(slots[~new], int(new.sum()), len(emitted), scheduled),
+            lambda i: ran.asked(names[i]),
+            # Without a request that was known before, the engine may have had nothing to do in between.
+            prompt_tokens=None if new.all() else max(ran.scheduled - decoded, 0),
+            verified=verified,
         )
         for row, draft, n in zip(rows.tolist(), chosen.ids.tolist(), chosen.lengths.tolist(), strict=True):
             if n:
                 drafts[row] = draft[:n]
         return drafts
 
+    def _find(self, names: Sequence[str], before: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Slots of requests, int64 (r,), and which of them are new, bool (r,); `before` this step they had so many
+        tokens, int64 (r,): with any other number somebody else has the name now."""
+        found = [self._slots.find(name) for name in names]
+        slots = np.array([-1 if slot is None else slot for slot in found], np.int64)
+        new = (slots < 0) | (self._ends[slots] != before)
+        for i in np.flatnonzero(slots < 0).tolist():
+            slots[i] = self._slots.give(names[i])
+        return slots, new
+
+    def end(self, slots: Sequence[int]) -> None:
+        """The requests in these slots have ended."""
+        for slot in slots:
+            self._speculator.end(slot)
+
     def advance(
         self,
         step: Emitted,
         whole: Callable[[int], NDArray[np.int32]],
+        asked: Callable[[int], Asked],
         *,
         prompt_tokens: int | None = None,
         verified: NDArray[np.int64] | None = None,
@@ -135,7 +179,8 @@ class StepDrafter:
         """A chain for each of these requests, possibly empty.
 
         Args:
-            whole: gives all tokens of the request at a place of `step`, int32 (its end,); asked for those that are new.
+            whole: gives all tokens of the request at a place of `step`, int32 (its end,); of those that are new.
+            asked: gives what it asks, in the same way.
             prompt_tokens: tokens of prompts in the last pass; None where it, or the pass's time, is not known.
             verified: drafted tokens of each request that were verified, int64 (r,); None: all.
         """
@@ -143,8 +188,9 @@ class StepDrafter:
         late, known = len(step.slots) > _ASYNC_ABOVE, ~step.new
         self._speculator.join()
         for i in np.flatnonzero(step.new).tolist():
-            start = self._speculator.start_later if late else self._speculator.start
-            start(int(step.slots[i]), whole(i))
+            slot, asks = int(step.slots[i]), asked(i)
+            self._silent[slot] = not asks.drafts
+            self._speculator.start(slot, whole(i), asks.drafter(self._drafter), later=late)
         slots = step.slots[known]
         paths = self._verified[slots]
         if verified is not None:
@@ -152,6 +198,7 @@ class StepDrafter:
         outcomes = ChainOutcomes(step.recent[known], step.fresh[known], paths)
         self._speculator.observe(slots, outcomes, prompt_tokens=prompt_tokens)
         depth = np.minimum(np.maximum(self._max_length - step.ends - 1, 0), self._most)  # a token is emitted besides
+        depth[self._silent[step.slots]] = 0
         if late:
             depth[step.new] = 0  # their slot is not theirs yet
         chosen = self._speculator.propose(step.slots, Limits(depth, nodes=self._most, trees=False))
@@ -180,20 +227,9 @@ class StepDrafter:
         """Wait until what the last step emitted is learned."""
         self._speculator.join()
 
-    def _prompt_tokens(self, slots: NDArray[np.int64], begun: int, rows: int, scheduled: int | None) -> int | None:
-        """Tokens of prompts in the last pass; None where the time since the last proposal says nothing."""
-        if not len(slots):
-            return None  # the engine may have had nothing to do in between
-        if not begun and len(slots) == rows:
-            return 0
-        drafted = int(np.count_nonzero(self._verified[slots]))
-        return max(scheduled - len(slots) - begun - drafted, 0) if scheduled else None
-
     def _warm_up(self, drafter: Drafter) -> None:
         """Compile everything before the first request."""
-        one, tokens, requests = np.zeros(1, np.int64), np.zeros((2, 8), np.int32), Requests(2)
-        for row in (0, 1):  # moved to another row
-            requests.find(tokens, one + row, one + 4 + row, one + 1)
+        one, tokens = np.zeros(1, np.int64), np.zeros((2, 8), np.int32)
         cost = LearnedCost()
         for drafted in (0, 0, 1):
             cost.observe(Pass(1, 1 + drafted, 1, 0, 1.0))

@@ -24,16 +24,12 @@ class Meter:
     Args:
         budget, timer: of the steps.
         times: gives seconds of a step by its tokens, as learned.
-
-    Attributes:
-        saves, save_failures: of the state file.
     """
 
     def __init__(self, budget: Budget, timer: Timer, times: Callable[[], dict[int, float]]) -> None:
         self._budget, self._timer, self._times = budget, timer, times
         self._steps: Counter[str] = Counter()
         self._draft_s = self._learn_s = 0.0
-        self.saves = self.save_failures = 0
 
     def step(self, drafted: int) -> None:
         """A step was proposed with so many draft tokens."""
@@ -51,8 +47,6 @@ class Meter:
             "step_seconds": {str(tokens): seconds for tokens, seconds in self._times().items()},
             "accepted": {name: share for name, share, _ in classes},
             "expected": {name: share for name, _, share in classes},
-            "saves": self.saves,
-            "save_failures": self.save_failures,
         }
 
 

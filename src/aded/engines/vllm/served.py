@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
-import time
-from multiprocessing.util import Finalize
-from pathlib import Path
-from threading import Event, Thread
-from typing import Any, cast
+from typing import Any
 
-from aded.drafters.base import Saved
-from aded.engines.base.drafter_files import bind_drafter
-from aded.engines.base.server_drafter import server_drafter
+from aded.engines.base.server_drafter import drafter_of
+from aded.engines.base.settings import Settings
+from aded.engines.base.state_keeper import StateKeeper
 from aded.engines.vllm.engine import StepDrafter
 from aded.engines.vllm.meter import forget_others, meter_file, write_facts
-from aded.engines.vllm.settings import Settings
-from aded.errors import AdedError, SettingsError, StateFileError, UnsupportedError
+from aded.errors import UnsupportedError
 from aded.representative import vocabulary_fingerprint
-from aded.representative.storage import STATE
 
 SUPPORTED = "0.32 and 0.33"
-
-_QUIET_S = 2.0  # without a step, after which what was learned is saved: vLLM may end without a word
-_log = logging.getLogger("vllm.aded")
 
 
 class Served:
@@ -59,23 +48,14 @@ class Served:
             raise unsupported(str(error)) from error
         self.settings = settings = Settings.read(extra.get("aded") if isinstance(extra, dict) else None)
         self.step: StepDrafter | None = None
-        self._state: Path | None = None
+        self._keeper: StateKeeper | None = None
         if not _first_rank():
             return
-        sizes: dict[str, Any] = {"memory_mb": settings.memory_mb, "sequence_mb": settings.sequence_mb}
-        said: dict[str, Any] = {"share": settings.share, "corpus": settings.corpus or None}
-        drafter = server_drafter(settings.drafter, **said, **sizes)
+        drafter = drafter_of(settings, self.requests)
         rank = int(getattr(vllm_config.parallel_config, "data_parallel_rank", 0) or 0)
-        state, start = settings.state_of(rank), Path(settings.start) if settings.start else None
-        if (state is not None or start is not None) and not isinstance(drafter, Saved):
-            raise SettingsError(f"the drafter {settings.drafter} keeps no state; leave out state and start")
-        if start is not None and not start.is_file():
-            raise StateFileError(f"there is no state file {start} to start with; check the path")
-        bind_drafter(drafter, vocabulary, _fingerprint(model), state if state and state.exists() else start)
-        if state is not None:
-            STATE.check_writable(state)
-        self._written, self._shared = _version(state) if state is not None else None, True
-        self._state, self._drafter = state, cast(Saved, drafter)  # it is one where there is a state
+        known: dict[str, Any] = {"vocab_size": vocabulary, "fingerprint": _fingerprint(model)}
+        known["log"] = logging.getLogger("vllm.aded")
+        self._drafter, self._keeper = drafter, StateKeeper(drafter, settings, rank=rank, **known)
         self.step = StepDrafter(
             drafter,
             requests=self.requests,
@@ -88,77 +68,33 @@ class Served:
         self._facts = meter_file(str(getattr(vllm_config, "instance_id", "")), rank)
         with contextlib.suppress(OSError):
             forget_others(self._facts)
-        self._keep_house(self.step, saves=settings.saves(rank))
+        step = self.step
+        self._keeper.watch(lambda: step.began, self.tell, self._forget)
 
     def save(self) -> None:
-        """Save what was learned, where a state file was named. What fails is logged: serving goes on.
+        """Save what was learned, where a state file was named; see `StateKeeper.save`."""
+        if self._keeper is not None:
+            self._keeper.save()
 
-        Where another engine has written the file since, what this one learned goes into one of its own.
-        """
-        if self._state is None or self.step is None:
-            return
-        if self._shared and (now := _version(self._state)) is not None and now != self._written:
-            shared, name = self._state, f"{self._state.stem}-{socket.gethostname()}-{os.getpid()}{self._state.suffix}"
-            self._state, self._shared = shared.with_name(name), False
-            _log.warning(
-                "another engine writes %s too: what this one learns goes into %s; give each a file by {host} or {rank} "
-                "in its name, and join them by aded state merge",
-                shared,
-                self._state,
-            )
-        try:
-            self._drafter.save(self._state)
-            self._written = _version(self._state)
-            self.step.meter.saves += 1
-        except AdedError as error:
-            self.step.meter.save_failures += 1
-            _log.warning("%s", error)
+    def close(self) -> None:
+        """The end, before that of the process."""
+        if self._keeper is not None:
+            self._keeper.close()
 
     def tell(self) -> None:
         """Hand what was counted to the server; without a place for it, nothing is told."""
-        if self.step is None:
+        if self.step is None or self._keeper is None:
             return
         facts = self.step.meter.facts()
+        facts |= {"saves": self._keeper.saves, "save_failures": self._keeper.failures}
         if (table := getattr(self._drafter, "representative", None)) is not None:
             facts |= {"contexts": table.used, "filled": table.used / len(table.arrays.keys)}
         with contextlib.suppress(OSError):
             write_facts(self._facts, facts)
 
-    def _keep_house(self, step: StepDrafter, *, saves: bool) -> None:
-        """In a thread of its own: save now and then, and tell the server what was counted."""
-        done, drafter = Event(), self._drafter
-
-        def finish() -> None:
-            done.set()
-            if saves:
-                self.save()
-            with contextlib.suppress(OSError):
-                self._facts.unlink(missing_ok=True)
-
-        def loop() -> None:
-            known, then, told = drafter.clock if saves else 0, time.perf_counter(), 0.0
-            while not done.wait(1.0):
-                now = time.perf_counter()
-                if step.began != told:
-                    told = step.began
-                    self.tell()
-                quiet = now - step.began > _QUIET_S and now - then > 5 * _QUIET_S
-                if saves and drafter.clock != known and (quiet or now - then >= self.settings.save_every_s):
-                    known, then = drafter.clock, now
-                    self.save()
-
-        Thread(target=loop, name="aded-house", daemon=True).start()
-        # Runs at the end of vLLM's worker processes too, which leave without `atexit`, unless vLLM kills them.
-        Finalize(None, finish, exitpriority=100)
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    """What changes when somebody writes a file; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError):
+            self._facts.unlink(missing_ok=True)
 
 
 def unsupported(what: str) -> UnsupportedError:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from vllm.distributed.parallel_state import get_tp_group
+from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 
-from aded.engines.vllm.engine import Emitted
+from aded.engines.base.asked import Asked
+from aded.engines.base.wrapping import wrap
+from aded.engines.vllm.engine import Emitted, StepDrafter
 from aded.engines.vllm.served import Served
 from aded.engines.vllm.verification import draw_by_position
 
@@ -46,8 +51,17 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
         self.draft_token_confidence_probs = torch.zeros(shape, dtype=torch.float32, device=device)
         self.enable_adaptive_verification = bool(vllm_config.speculative_config.enable_adaptive_verification)
         self._owners: list[str] = [""] * self._served.requests  # who was last seen in each slot
+        self._asked: dict[str, Asked] = {}  # by request
         self._several = get_tp_group().world_size > 1
         draw_by_position()
+        wrap(GPUModelRunner, "add_requests", _told)
+
+    def added(self, requests: Iterable[Any]) -> None:
+        """Requests were added, or come back: what they ask is kept while they are there."""
+        for request in requests:
+            adapter = None if request.lora_request is None else str(request.lora_request.lora_name)
+            given = getattr(request.sampling_params, "extra_args", None)
+            self._asked[request.req_id] = Asked.or_nothing(given, adapter)
 
     def init_cudagraph_manager(self, cudagraph_mode: Any) -> None:
         """Nothing is recorded: drafts are made on the host."""
@@ -104,6 +118,7 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
         if not rows.size:
             return
         slots, names = np.asarray(batch.idx_mapping_np[: len(fresh)], np.int64)[rows], batch.req_ids
+        self._forget_ended(step)
         new = np.array([self._owners[slot] != names[row] for slot, row in zip(slots, rows, strict=True)])
         for slot, row in zip(slots.tolist(), rows.tolist(), strict=True):
             self._owners[slot] = names[row]
@@ -114,12 +129,26 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
             return ids
 
         emitted = Emitted(slots, new, ends[rows], fresh[rows], recent[rows])
-        chosen = step.advance(emitted, whole, verified=(fresh + refused - 1)[rows])
+
+        def asked(i: int) -> Asked:
+            return self._asked.get(names[rows[i]], Asked(drafts=False))
+
+        chosen = step.advance(emitted, whole, asked, verified=(fresh + refused - 1)[rows])
         longest = chosen.ids.shape[1]
         ids = np.where(chosen.paths > 0, chosen.ids, recent[rows, -1:]).astype(np.int64)
         where = torch.from_numpy(rows).to(drafts.device)
         drafts[where, :longest] = torch.from_numpy(ids).to(drafts.device)
         likely[where, :longest] = torch.from_numpy(step.confidences(chosen)).to(likely.device)
+
+    def _forget_ended(self, step: StepDrafter) -> None:
+        """Let go of what requests had that have ended."""
+        known = self._requests.req_id_to_index
+        ended = [slot for slot, name in enumerate(self._owners) if name and name not in known]
+        step.end(ended)
+        for slot in ended:
+            self._owners[slot] = ""
+        if len(self._asked) > len(known):
+            self._asked = {name: asked for name, asked in self._asked.items() if name in known}
 
     def _emitted(
         self, batch: Any, sampled: torch.Tensor, rejected: torch.Tensor, width: int
@@ -132,3 +161,13 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
         columns = [sampled[:, None], rejected[:, None], ends[:, None], last]
         table = torch.cat([column.to(torch.int64) for column in columns], dim=1).cpu().numpy()
         return table[:, 0], table[:, 1], table[:, 2], table[:, 3:].astype(np.int32)
+
+
+def _told(add: Any) -> Any:
+    @wraps(add)
+    def tell(self: Any, scheduler_output: Any) -> Any:
+        if isinstance(self.speculator, AdedSpeculator):
+            self.speculator.added(scheduler_output.scheduled_new_reqs)
+        return add(self, scheduler_output)
+
+    return tell

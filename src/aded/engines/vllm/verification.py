@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from aded.engines.base.wrapping import wrap
+
 
 def draw_by_position() -> None:
     """Make vLLM's sampler of drafts do so in this process. Drafts that bring a distribution are sampled as before."""
     from vllm.v1.worker.gpu.spec_decode import rejection_sampler
 
-    if not hasattr(rejection_sampler.rejection_sample, "by_aded"):
-        rejection_sampler.rejection_sample = _by_position(rejection_sampler.rejection_sample)
+    wrap(rejection_sampler, "rejection_sample", _by_position)
 
 
 def _by_position(rejection_sample: Any) -> Any:
@@ -63,7 +64,6 @@ def _by_position(rejection_sample: Any) -> Any:
         )
         return agreeing(drawn, draft_sampled, cu_num_logits, num_speculative_steps + 1)
 
-    sample.by_aded = True  # type: ignore[attr-defined]
     return sample
 
 

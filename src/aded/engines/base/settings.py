@@ -1,4 +1,4 @@
-"""What a user can set, through vLLM's own configuration or the environment."""
+"""What a user of somebody else's server can set, through its own configuration or the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aded.errors import SettingsError
 
 @dataclass(frozen=True)
 class Settings:
-    """Set in vLLM's `additional_config` under "aded", or as `ADED_` and the name in capitals; the former wins.
+    """Set as `ADED_` and the name in capitals, or in vLLM's `additional_config` under "aded", which wins.
 
     Attributes:
         state: file to load what was learned from, if it exists, and to save it to; "" keeps it in memory. {rank} in it
@@ -25,7 +25,10 @@ class Settings:
         corpus: a read-only corpus; several engines may share one.
         drafter: the name of who drafts.
         memory_mb: MiB of the table that all requests share.
-        sequence_mb: MiB of each request's own table, for as many requests as vLLM runs at once.
+        sequence_mb: MiB of each request's own table.
+        sequences_mb: MiB of all requests' own tables together: each has as much of it, and at most `sequence_mb`.
+        tenant_mb: MiB of the table of each tenant and each adapter.
+        tenants_mb: MiB of all of these: the one not heard of for longest is forgotten for a new one.
         share: what other requests, and the state file, get of one: "answers" or "nothing".
         min_probability: no draft goes on where its path is less likely than this, whatever it costs. Its old name is
             `least`.
@@ -39,6 +42,9 @@ class Settings:
     drafter: str = "adaptive"
     memory_mb: float = 64.0
     sequence_mb: float = 2.0
+    sequences_mb: float = 512.0
+    tenant_mb: float = 8.0
+    tenants_mb: float = 128.0
     share: str = "answers"
     min_probability: float = 0.05
     max_draft_tokens: str = "auto"
@@ -82,9 +88,11 @@ class Settings:
             except (TypeError, ValueError):
                 raise SettingsError(f"{name} must be a {kind.__name__}, not {value!r}") from None
         settings = cls(**values)
-        for name in ("save_every_s", "memory_mb", "sequence_mb"):
+        for name in ("save_every_s", "memory_mb", "sequence_mb", "sequences_mb", "tenant_mb"):
             if not getattr(settings, name) > 0:
                 raise SettingsError(f"{name} must be positive, not {getattr(settings, name)}")
+        if settings.tenants_mb < settings.tenant_mb:
+            raise SettingsError(f"tenants_mb must be at least tenant_mb, not {settings.tenants_mb}")
         if settings.share not in ("answers", "nothing"):
             raise SettingsError(f'share must be "answers" or "nothing", not {settings.share!r}')
         if not 0 < settings.min_probability < 1:
