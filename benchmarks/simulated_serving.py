@@ -64,6 +64,7 @@ def simulate(
     max_draft_tokens: int = 8,
     memory_mb: float = 64.0,
     sequence_mb: float = 2.0,
+    sequences_mb: float = 512.0,
     corpus: Corpus | None = None,
     min_probability: float = 0.05,
     cold: bool = True,
@@ -79,6 +80,7 @@ def simulate(
         curve: time of a step by its tokens; the learned step times are those of this curve, not of the replay.
         drafter: who drafts.
         max_draft_tokens: most tokens of a draft.
+        sequence_mb, sequences_mb: of each request's own table, and of all of them.
         min_probability: no draft goes on where its path is less likely.
         cold: read other memory between steps: a model's pass leaves nothing of ours in the processor's caches. Changes
             drafting times only, and takes most of the time of a simulation.
@@ -88,7 +90,8 @@ def simulate(
     while plain.step(plain.nothing):
         pass
     server = _Server(trace, curve, requests)
-    made = server_drafter(drafter, memory_mb=memory_mb, sequence_mb=sequence_mb, corpus=corpus)
+    own = min(sequence_mb, sequences_mb / requests)
+    made = server_drafter(drafter, memory_mb=memory_mb, sequence_mb=own, corpus=corpus)
     limits: dict[str, Any] = {"requests": requests, "max_length": server.longest, "longest": max_draft_tokens}
     step = StepDrafter(made, **limits, min_probability=min_probability, clock=lambda: server.time)
     weights = np.ones(2**23 if cold else 1)
@@ -189,6 +192,7 @@ def main(
     requests: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16,64,256",
     drafter: Annotated[str, typer.Option(help="Who drafts.")] = "adaptive",
     max_draft_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a draft.")] = 8,
+    sequences_mb: Annotated[float, typer.Option(min=0.1, help="MiB of all requests' own tables.")] = 512.0,
     curve: Annotated[
         str,
         typer.Option(help="Step costs: a file of `aded calibrate --json`, or tokens:time pairs."),
@@ -205,6 +209,7 @@ def main(
     with progress_bar("answers") as progress:
         for size in sizes:
             options: dict[str, Any] = {"drafter": drafter, "max_draft_tokens": max_draft_tokens, "corpus": opened}
+            options["sequences_mb"] = sequences_mb
             found.append(simulate(recorded, cost, requests=size, progress=progress, **options))
     if as_json:
         print(json.dumps([asdict(result) for result in found]))

@@ -73,6 +73,7 @@ def test_the_commands_and_options_they_name_exist() -> None:
         "benchmarks.predicted",
         "benchmarks.ablation",
         "benchmarks.crowding",
+        "benchmarks.commits",
         "benchmarks.serve_load",
         "benchmarks.soak",
         "benchmarks.exactness",

@@ -422,6 +422,17 @@ def test_the_tables_of_tenants_are_bounded_however_many_run_at_once() -> None:
     assert not len(left), "their tables went with their requests"
 
 
+def test_a_thousand_requests_stay_within_the_memory_that_is_set() -> None:
+    many = config(sequence_mb=2, sequences_mb=64)
+    many.scheduler_config.max_num_seqs = 1024
+    proposer = AdedProposer(many)
+    pool = proposer._served.step._speculator._drafts._pool  # type: ignore[union-attr,attr-defined]
+    assert 48 * 2**20 < pool.nbytes <= 64 * 2**20
+    assert len(pool.keys) == 1024
+    few = AdedProposer(config(sequence_mb=2, sequences_mb=64))._served.step
+    assert few._speculator._drafts._pool.nbytes <= ROWS * 2 * 2**20  # type: ignore[union-attr,attr-defined]
+
+
 def test_what_a_request_asks_is_read_or_refused() -> None:
     assert Asked.read({"aded_tenant": "a", "aded_share": "nothing", "other": 1}) == Asked("a", "nothing")
     assert Asked.read(None, "x") == Asked(adapter="x")
