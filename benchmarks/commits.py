@@ -1,7 +1,7 @@
 """Is anything slower, or worse, than at another commit? The same figures of both, in turns on this machine.
 
-`python -m benchmarks.commits HEAD~5` compares that commit with the working tree: tokens a step on a recorded trace, time
-of drafting and learning, memory, and the model's step times by width. Ratios are of one turn each; the median counts.
+`python -m benchmarks.commits HEAD~5` compares that commit with the working tree: tokens a step on a recorded trace,
+drafting and learning times, memory, and the model's step times. Ratios are of one turn each; the median counts.
 """
 
 from __future__ import annotations

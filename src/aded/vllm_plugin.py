@@ -83,13 +83,15 @@ def _allowed(validate: Any) -> Any:
         if not _on_v2(speculative_config):
             validate(self, speculative_config)
         if _ours(speculative_config):
+            from vllm.exceptions import VLLMValidationError
+
             from aded.engines.base.asked import Asked
             from aded.errors import SettingsError
 
             try:
                 Asked.read(self.extra_args)
             except SettingsError as error:
-                raise ValueError(str(error)) from error
+                raise VLLMValidationError(str(error), parameter="vllm_xargs") from error
 
     return check
 

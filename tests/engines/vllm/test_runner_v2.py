@@ -41,8 +41,11 @@ class Runner:
         monkeypatch.setattr(speculator, "draw_by_position", lambda: None)
         self.tokens = torch.zeros((ROWS, LENGTH), dtype=torch.int32)
         self.lengths = torch.zeros(ROWS, dtype=torch.int32)
+        self.running: dict[str, tuple[int, list[int]]] = {}  # slot and text
         states = SimpleNamespace(
-            all_token_ids=SimpleNamespace(gpu=self.tokens), total_len=SimpleNamespace(gpu=self.lengths)
+            all_token_ids=SimpleNamespace(gpu=self.tokens),
+            total_len=SimpleNamespace(gpu=self.lengths),
+            req_id_to_index=self.running,
         )
         config = SimpleNamespace(
             speculative_config=SimpleNamespace(num_speculative_tokens=LONGEST, enable_adaptive_verification=True),
@@ -52,7 +55,6 @@ class Runner:
             additional_config={"aded": {"memory_mb": 1, "sequence_mb": 0.2}},
         )
         self.speculator = speculator.AdedSpeculator(config, torch.device("cpu"), states)
-        self.running: dict[str, tuple[int, list[int]]] = {}  # slot and text
         self.drafts: dict[str, list[int]] = {}
 
     @property
@@ -60,7 +62,10 @@ class Runner:
         budget: CalibratedBudget = self.speculator._served.step._speculator.budget
         return budget
 
-    def add(self, name: str, slot: int, text: list[int], prompt: int) -> None:
+    def add(self, name: str, slot: int, text: list[int], prompt: int, **extra: str) -> None:
+        sampling = SimpleNamespace(extra_args=extra or None)
+        request = SimpleNamespace(req_id=name, lora_request=None, sampling_params=sampling)
+        self.speculator.added([request])
         self.tokens[slot, :prompt] = torch.tensor(text[:prompt])
         self.lengths[slot] = prompt
         self.running[name], self.drafts[name] = (slot, text), []
@@ -138,6 +143,24 @@ def test_what_was_not_verified_is_not_learned_as_refused(monkeypatch: pytest.Mon
     np.testing.assert_array_equal(runner.budget.evidence.classes, before)
     runner.step(verified=1)
     assert runner.budget.evidence.classes[0].sum() == pytest.approx(before[0].sum() + 1)
+
+
+def test_what_requests_ask_is_heeded_and_those_that_ended_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(monkeypatch)
+    runner.add("a", 4, cycle(10), 20, aded_drafts="off")
+    runner.add("b", 2, cycle(30), 20, aded_tenant="somebody")
+    runner.add("c", 3, cycle(50), 20, aded_tenant=3)  # not readable, and too late to refuse
+    emitted = [runner.step() for _ in range(6)]
+    assert [step["a"] for step in emitted] == [1] * 6
+    assert [step["c"] for step in emitted] == [1] * 6
+    assert emitted[-1]["b"] == LONGEST + 1
+    drafts = runner.speculator._served.step._speculator._drafts
+    assert len(drafts._shared) == 3
+    runner.running.clear()
+    runner.add("d", 0, cycle(70), 20)
+    runner.step()
+    assert not drafts._which.any()
+    assert list(runner.speculator._asked) == ["d"]
 
 
 def test_greedy_and_seeded_texts_are_those_of_v2_without_drafts(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
