@@ -74,6 +74,7 @@ def test_the_commands_and_options_they_name_exist() -> None:
         "benchmarks.ablation",
         "benchmarks.crowding",
         "benchmarks.commits",
+        "benchmarks.device",
         "benchmarks.serve_load",
         "benchmarks.soak",
         "benchmarks.exactness",

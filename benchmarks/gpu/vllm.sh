@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # vLLM on one GPU, in under ten minutes and without a network: no speculation, n-gram, and ADED on both model runners.
 #
-#   benchmarks/gpu/vllm.sh MODEL PROMPTS FIGURES.json [cpu]
+#   benchmarks/gpu/vllm.sh MODEL PROMPTS FIGURES.json [--device cpu]
 #
 # MODEL is a folder or a hub id that is there already, PROMPTS a file of them (JSON lines or text). vLLM, its benchmark
-# client and aded are those of $PYTHON. With `cpu` it is a trial of the script itself: a few short answers.
+# client and aded are those of $PYTHON. With `--device cpu` it is a trial of the script itself: a few short answers.
 set -euo pipefail
 if [ $# -lt 3 ]; then
     sed -n '2,9p' "$0" >&2
     exit 2
 fi
-model=$1 prompts=$(realpath "$2") figures=$(realpath -m "$3") device=${4:-gpu}
+model=$1 prompts=$(realpath "$2") figures=$(realpath -m "$3") device=gpu
+if [ "${4:-}" = --device ]; then device=${5:-gpu}; fi
 python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
 cd "$(dirname "$0")/../.."
 if [ "$device" = cpu ]; then

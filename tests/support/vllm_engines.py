@@ -24,7 +24,7 @@ def run_script(name: str, model: str, *arguments: Any, **environment: str) -> su
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-def both(name: str, model: str, *arguments: Any, drafted: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def both(name: str, model: str, *arguments: Any, drafted: int | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A script's answers without speculation and with so many tokens drafted in every step; on a processor each."""
 
     def one(speculative: dict[str, Any] | None) -> dict[str, Any]:

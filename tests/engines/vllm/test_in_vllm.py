@@ -42,8 +42,14 @@ def answers(
 
 
 @pytest.fixture(scope="module")
-def plain() -> dict[str, Any]:
-    return answers(None)
+def greedy() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Without speculation, and with as many tokens drafted as pay."""
+    return both("answers.py", MODEL, EXACT, PROMPTS, drafted="auto")
+
+
+@pytest.fixture(scope="module")
+def plain(greedy: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, Any]:
+    return greedy[0]
 
 
 def test_a_name_is_enough_and_other_methods_are_left_alone(even: str) -> None:
@@ -66,8 +72,8 @@ def test_a_name_is_enough_and_other_methods_are_left_alone(even: str) -> None:
     assert VllmConfig._get_v2_model_runner_unsupported_features is wrapped
 
 
-def test_greedy_answers_are_vllms_own_alone_and_together(plain: dict[str, Any]) -> None:
-    ours = answers(ADED)
+def test_greedy_answers_are_vllms_own_alone_and_together(greedy: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    plain, ours = greedy
     assert ours["alone"] == plain["alone"]
     assert ours["together"] == plain["together"]
     assert ours["counts"]["vllm:spec_decode_num_accepted_tokens"] > 100

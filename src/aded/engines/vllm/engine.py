@@ -143,9 +143,9 @@ class StepDrafter:
             Emitted(slots, new, ends, fresh, recent_tokens(tokens, rows, ends, self.width)),
             lambda i: tokens[rows[i], : ends[i]].copy(),
             lambda i: ran.asked(names[i]),
+            verified=verified,
             # Without a request that was known before, the engine may have had nothing to do in between.
             prompt_tokens=None if new.all() else max(ran.scheduled - decoded, 0),
-            verified=verified,
         )
         for row, draft, n in zip(rows.tolist(), chosen.ids.tolist(), chosen.lengths.tolist(), strict=True):
             if n:
@@ -173,16 +173,16 @@ class StepDrafter:
         whole: Callable[[int], NDArray[np.int32]],
         asked: Callable[[int], Asked],
         *,
+        verified: NDArray[np.int64],
         prompt_tokens: int | None = None,
-        verified: NDArray[np.int64] | None = None,
     ) -> Chains:
         """A chain for each of these requests, possibly empty.
 
         Args:
             whole: gives all tokens of the request at a place of `step`, int32 (its end,); of those that are new.
             asked: gives what it asks, in the same way.
+            verified: drafted tokens of each request that were verified, int64 (r,).
             prompt_tokens: tokens of prompts in the last pass; None where it, or the pass's time, is not known.
-            verified: drafted tokens of each request that were verified, int64 (r,); None: all.
         """
         self.began = self._clock()
         late, known = len(step.slots) > _ASYNC_ABOVE, ~step.new
@@ -193,8 +193,7 @@ class StepDrafter:
             self._speculator.start(slot, whole(i), asks.drafter(self._drafter), later=late)
         slots = step.slots[known]
         paths = self._verified[slots]
-        if verified is not None:
-            paths[np.arange(paths.shape[1]) >= verified[known, None]] = 0.0
+        paths[np.arange(paths.shape[1]) >= verified[known, None]] = 0.0
         outcomes = ChainOutcomes(step.recent[known], step.fresh[known], paths)
         self._speculator.observe(slots, outcomes, prompt_tokens=prompt_tokens)
         depth = np.minimum(np.maximum(self._max_length - step.ends - 1, 0), self._most)  # a token is emitted besides
