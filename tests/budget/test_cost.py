@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,24 @@ def test_measuring_covers_every_size_and_stops_when_time_is_up() -> None:
     costs = CostCurve.measure(step, limit_s=4.0)
     assert max(asked) < MAX_DRAFT_TOKENS + 1
     assert costs(MAX_DRAFT_TOKENS + 1) > costs(4) > costs(1) > 0
+
+
+@pytest.mark.parametrize("plain", [0.001, 0.055, 0.3])
+def test_of_a_slow_model_wide_steps_are_known_too(plain: float) -> None:
+    """A curve with a bump at 8 tokens, as llama.cpp's kernels for quantized weights have it: 16 cost hardly more."""
+    shape = {1: 1.0, 2: 1.9, 3: 2.6, 4: 3.4, 6: 4.5, 8: 8.4, 12: 9.0, 16: 9.5, 24: 15.0, 32: 21.0, 48: 30.0, 65: 40.0}
+    spent: list[float] = []
+
+    def step(tokens: int) -> float:
+        spent.append(plain * shape[tokens])
+        return spent[-1]
+
+    costs = CostCurve.measure(step, limit_s=2.0, trials=False)
+    assert costs.steady
+    for tokens in (1, 2, 4, 8, 16):
+        assert costs(tokens) == pytest.approx(plain * shape[tokens])
+    assert 30 < costs(65) / plain < 50
+    assert sum(spent) < max(2.0, 32 * plain) + 52 * plain
 
 
 def test_a_measured_cost_follows_the_steps_of_a_batch() -> None:

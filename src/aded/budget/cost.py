@@ -13,6 +13,8 @@ MAX_DRAFT_TOKENS = 64  # of one sequence in one step: the widest step that is me
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_DRAFT_TOKENS + 1)  # tokens of the steps that are measured
 
 _KEPT = 0.98  # of what is known, after one more step
+_PLAIN_STEPS = 32  # that measuring may take of a slow model
+_WIDEST = 18  # plain steps that the widest one may be expected to cost
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ class CostCurve:
     """Seconds one verification step takes against the tokens in it, interpolated between measurements.
 
     Args:
-        sizes: numbers of tokens (the root counts as one), ascending from 1; past the last, its slope is continued.
+        sizes: numbers of tokens (the root counts as one), ascending from 1; past the last, the mean slope is continued.
         seconds: measured step time of each.
         length: entries of the cache in those measurements.
         per_entry: seconds each further entry of the cache adds to a step, and adds for each token in it.
@@ -106,33 +108,61 @@ class CostCurve:
         if sizes[-1] < MAX_DRAFT_TOKENS + 1:
             slope = 0.0
             if len(sizes) > 1:
-                slope = max(seconds[-1] - seconds[-2], 0.0) / (sizes[-1] - sizes[-2])
+                slope = max(seconds[-1] - seconds[0], 0.0) / (sizes[-1] - sizes[0])
             self.sizes.append(MAX_DRAFT_TOKENS + 1)
             self.seconds.append(seconds[-1] + slope * (MAX_DRAFT_TOKENS + 1 - sizes[-1]))
 
     @classmethod
-    def measure(cls, step: Callable[[int], float], *, sizes: Sequence[int] = SIZES, limit_s: float = 3.0) -> CostCurve:
-        """Time `step(tokens) -> seconds` at growing sizes, in several rounds within about `limit_s`; the best counts.
+    def measure(
+        cls,
+        step: Callable[[int], float],
+        *,
+        sizes: Sequence[int] = SIZES,
+        limit_s: float = 3.0,
+        trials: bool = True,
+    ) -> CostCurve:
+        """Time `step(tokens) -> seconds` in several rounds; the best of each size counts.
 
-        Rounds go through all sizes, so that a machine busy for a moment slows one round and not one size. Sizes that
-        cost over 16 plain steps are not measured.
+        Rounds go through all sizes, so that a machine busy for a moment slows one round and not one size. Powers of two
+        come first, and those between where time is left. Sizes expected to cost over 18 plain steps are left out.
+
+        Args:
+            limit_s: about how long; a slow model takes as long as 32 plain steps, or of wide steps nothing were known.
+            trials: step once in each size beforehand: the first of a shape can compile.
         """
         step(sizes[0])
-        times: list[list[float]] = []
-        for size in sizes:
-            step(size)  # the first of a shape can compile
-            times.append([step(size)])
-            if times[-1][0] > 16 * times[0][0] or 2 * sum(map(sum, times)) > limit_s:
+        plain = step(sizes[0])
+        limit_s, spent = max(limit_s, _PLAIN_STEPS * plain if len(sizes) > 1 else 0.0), 0.0
+        times: dict[int, list[float]] = {}
+
+        def take(size: int) -> float:
+            nonlocal spent
+            times.setdefault(size, []).append(step(size))
+            spent += times[size][-1]
+            return times[size][-1]
+
+        first = [size for size in sizes if size & (size - 1) == 0 or size == sizes[-1]]
+        for size in first:
+            before = max(times, default=size)
+            if spent > limit_s or (times and size / before * times[before][0] > _WIDEST * plain):
                 break
-        sizes = list(sizes[: len(times)])
-        spent = 2 * sum(map(sum, times))
+            spent += step(size) if trials else 0.0
+            take(size)
+        widest = max(times)
+        for size in [*times, *(size for size in sizes if size < widest and size not in times)]:
+            known = size in times
+            if not known and spent + 3 * times[min(other for other in times if other > size)][0] > limit_s:
+                continue
+            spent += step(size) if trials and not known else 0.0
+            take(size)
+            if not known:
+                take(size)
         while spent < limit_s:
-            for size, taken in zip(sizes, times, strict=True):
-                taken.append(step(size))
-                spent += taken[-1]
-        best = [sorted(taken)[:2] for taken in times]
-        steady = all(len(pair) == 2 and pair[1] < 1.15 * pair[0] for pair in best)
-        return cls(sizes, [pair[0] for pair in best], steady=steady)
+            for size in times:
+                take(size)
+        best = {size: sorted(taken)[:2] for size, taken in sorted(times.items())}
+        steady = all(pair[1] < 1.15 * pair[0] for pair in best.values())
+        return cls(list(best), [pair[0] for pair in best.values()], steady=steady)
 
     @classmethod
     def from_json(cls, cost: dict[str, Any]) -> CostCurve:

@@ -76,7 +76,7 @@ def _measure(llama: Any, start: int, sizes: Sequence[int], threads: tuple[int, i
         return perf_counter() - started
 
     set_threads(llama, threads[0])
-    return CostCurve.measure(step, sizes=sizes, limit_s=2.0 if len(sizes) > 1 else 0.3)
+    return CostCurve.measure(step, sizes=sizes, limit_s=2.0 if len(sizes) > 1 else 0.3, trials=False)
 
 
 def _conditions(llama: Any, threads: tuple[int, int]) -> dict[str, Any]:
