@@ -11,8 +11,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -152,21 +151,16 @@ def _summary(rows: Sequence[dict[str, float]], plain: Sequence[dict[str, float]]
     return found
 
 
-@contextmanager
-def _kept(file: Path, report: dict[str, Any], until: float) -> Iterator[Callable[[str, Callable[[], Any]], None]]:
-    """Runs parts of a report and writes it after each; one that no time is left for is named instead."""
-
-    def part(name: str, measure: Callable[[], Any]) -> None:
-        if time.monotonic() > until:
-            report.setdefault("left out for want of time", []).append(name)
-        else:
-            try:
-                report[name] = measure()
-            except torch.OutOfMemoryError as error:
-                report[name] = {"out of memory": str(error).splitlines()[0]}
-        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-    yield part
+def _add(file: Path, report: dict[str, Any], until: float, name: str, measure: Callable[[], Any]) -> None:
+    """Measure a part of a report and write it down; one that no time is left for is named instead."""
+    if time.monotonic() > until:
+        report.setdefault("left out for want of time", []).append(name)
+    else:
+        try:
+            report[name] = measure()
+        except torch.OutOfMemoryError as error:
+            report[name] = {"out of memory": str(error).splitlines()[0]}
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 @app.command()
@@ -194,8 +188,8 @@ def main(
     report: dict[str, Any] = {"machine": platform.machine(), "date": time.strftime("%Y-%m-%d")}
     report |= {"torch": torch.__version__, "transformers": transformers.__version__, "aded": aded.__version__}
     parts = [(kind, mode) for kind in kinds for mode in ((False, True) if compiled else (False,))]
-    until = time.monotonic() + 60 * minutes
-    with _kept(figures, report, until) as part, progress_bar("parts", lines=True) as progress:
+    part = partial(_add, figures, report, time.monotonic() + 60 * minutes)
+    with progress_bar("parts", lines=True) as progress:
         done, total, place = 0, len(parts) + len(shapes), torch.device("cpu")
         for kind in kinds:
             loaded = load(model, dtype=kind, device=device)

@@ -244,20 +244,20 @@ def main(
         console.print(_by_category(list(ways.decode), rows))
 
 
-def _pairs(way: str, rows: Iterable[Row]) -> list[tuple[str, Row, Row]]:
-    """Of each request's each repeat: its category, what the way took, and what plain decoding did."""
+def _pairs(way: str, rows: Iterable[Row]) -> list[tuple[Row, Row]]:
+    """Of each request's each repeat, what the way took and what plain decoding did."""
     named = {(row.repeat, row.prompt, row.way): row for row in rows}
     own = [(row, named.get((row.repeat, row.prompt, row.baseline))) for row in named.values() if row.way == way]
-    return [(row.category, row, plain) for row, plain in own if plain is not None]
+    return [(row, plain) for row, plain in own if plain is not None]
 
 
 def _ratios(way: str, rows: Iterable[Row], *, whole: bool = True) -> dict[str, list[float]]:
     """By category the speedups of its requests, each the median of its repeats; of `whole` answers, or after the
     first token."""
     found: dict[tuple[str, str], list[float]] = {}
-    for category, row, plain in _pairs(way, rows):
+    for row, plain in _pairs(way, rows):
         a, b = (plain.seconds, row.seconds) if whole else (plain.decoding, row.decoding)
-        found.setdefault((category, row.prompt), []).append((a / plain.tokens) / (b / row.tokens))
+        found.setdefault((row.category, row.prompt), []).append((a / plain.tokens) / (b / row.tokens))
     ratios: dict[str, list[float]] = {}
     for (category, _), speedups in found.items():
         ratios.setdefault(category, []).append(statistics.median(speedups))
@@ -265,7 +265,7 @@ def _ratios(way: str, rows: Iterable[Row], *, whole: bool = True) -> dict[str, l
 
 
 def _shown(way: str, rows: Sequence[Row]) -> list[str]:
-    own = [row for _, row, _ in _pairs(way, rows)]
+    own = [row for row, _ in _pairs(way, rows)]
     categories, after = _ratios(way, rows), _ratios(way, rows, whole=False)
     speedups = [ratio for ratios in categories.values() for ratio in ratios]
     quartiles = statistics.quantiles(speedups, n=4) if len(speedups) > 1 else speedups * 3

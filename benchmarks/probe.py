@@ -26,11 +26,6 @@ def counts(trace: Trace, answers: int) -> dict[str, float]:
     return _replayed(trace, answers)[0]
 
 
-def times(trace: Trace, answers: int) -> dict[str, float]:
-    """Milliseconds of drafting and of learning a step."""
-    return _replayed(trace, answers)[1]
-
-
 def step_times(model: str | None, widths: list[int]) -> dict[str, float]:
     """Milliseconds of a model's step over so many tokens."""
     from aded.engines.transformers.loading import load
@@ -40,6 +35,7 @@ def step_times(model: str | None, widths: list[int]) -> dict[str, float]:
 
 
 def _replayed(trace: Trace, answers: int) -> tuple[dict[str, float], dict[str, float]]:
+    """What does not depend on the machine, and milliseconds of drafting and of learning a step."""
     part, found, spent = Trace(trace.sequences[:answers], trace.about), {}, {}
     for nodes in BUDGETS:
         result = replay(part, "adaptive", partial(aded.create_drafter, "adaptive"), nodes, keep_state=True)

@@ -133,30 +133,31 @@ class CostCurve:
         step(sizes[0])
         plain = step(sizes[0])
         limit_s, spent = max(limit_s, _PLAIN_STEPS * plain if len(sizes) > 1 else 0.0), 0.0
-        times: dict[int, list[float]] = {}
+        times = {sizes[0]: [plain]}
 
-        def take(size: int) -> float:
+        def take(size: int) -> None:
             nonlocal spent
-            times.setdefault(size, []).append(step(size))
+            if size not in times:
+                spent += step(size) if trials else 0.0
+                times[size] = []
+            times[size].append(step(size))
             spent += times[size][-1]
-            return times[size][-1]
 
-        first = [size for size in sizes if size & (size - 1) == 0 or size == sizes[-1]]
-        for size in first:
-            before = max(times, default=size)
-            if spent > limit_s or (times and size / before * times[before][0] > _WIDEST * plain):
+        for size in sizes[1:]:
+            if size & (size - 1) and size != sizes[-1]:
+                continue  # one between
+            before = max(times)
+            if spent > limit_s or size / before * times[before][0] > _WIDEST * plain:
                 break
-            spent += step(size) if trials else 0.0
             take(size)
-        widest = max(times)
-        for size in [*times, *(size for size in sizes if size < widest and size not in times)]:
-            known = size in times
-            if not known and spent + 3 * times[min(other for other in times if other > size)][0] > limit_s:
-                continue
-            spent += step(size) if trials and not known else 0.0
+        for size in list(times):
             take(size)
-            if not known:
-                take(size)
+        for size in sizes:
+            if size < max(times) and size not in times:
+                longer = times[min(other for other in times if other > size)][0]
+                if spent + 3 * longer <= limit_s:
+                    take(size)
+                    take(size)
         while spent < limit_s:
             for size in times:
                 take(size)

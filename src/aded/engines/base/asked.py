@@ -8,7 +8,7 @@ from typing import Any
 
 from aded import drafters
 from aded.drafters.base import Drafter
-from aded.drafters.sharing import Share, Sharing, check_share
+from aded.drafters.sharing import Share, Sharing
 from aded.errors import SettingsError
 
 __all__ = ["Asked"]
@@ -52,7 +52,7 @@ class Asked:
             raise SettingsError(f'aded_share must be "answers" or "nothing", not {share!r}')
         if drafts not in (None, "on", "off"):
             raise SettingsError(f'aded_drafts must be "on" or "off", not {drafts!r}')
-        return cls(tenant, check_share(share), drafts != "off", adapter)
+        return cls(tenant, share, drafts != "off", adapter)
 
     @classmethod
     def or_nothing(cls, given: Any, adapter: str | None = None) -> Asked:

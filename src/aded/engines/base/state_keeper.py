@@ -60,7 +60,7 @@ class StateKeeper:
         self._drafter, self._log = drafter if isinstance(drafter, Saved) else None, log
         self._state, self._shared = state, True
         self._written = _version(state) if state is not None else None
-        self._saves, self._every_s = settings.saves(rank), settings.save_every_s
+        self._keeps, self._every_s = settings.saves(rank), settings.save_every_s
         self._done = Event()
         self._end: Finalize | None = None
         self.saves = self.failures = 0
@@ -105,19 +105,19 @@ class StateKeeper:
 
         def finish() -> None:
             self._done.set()
-            if self._saves:
+            if self._keeps:
                 self.save()
             end()
 
         def loop() -> None:
-            known, then, told = self._clock() if self._saves else 0, time.perf_counter(), 0.0
+            known, then, told = self._clock() if self._keeps else 0, time.perf_counter(), 0.0
             while not self._done.wait(1.0):
                 now = time.perf_counter()
                 if began() != told:
                     told = began()
                     tell()
                 quiet = now - began() > _QUIET_S and now - then > 5 * _QUIET_S
-                if self._saves and self._clock() != known and (quiet or now - then >= self._every_s):
+                if self._keeps and self._clock() != known and (quiet or now - then >= self._every_s):
                     known, then = self._clock(), now
                     self.save()
 

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aded.engines.base.asked import Asked
 from aded.engines.base.settings import Settings
 from aded.engines.base.wrapping import wrap
-from aded.engines.vllm.engine import Ran
+from aded.engines.vllm.engine import Ran, asked_of
 from aded.engines.vllm.repairs import repair_sampling
 from aded.engines.vllm.served import Served, unsupported
 from aded.errors import UnsupportedError
@@ -107,16 +106,10 @@ def ran_of(runner: Any, scheduled: Any) -> Ran:
     Raises:
         UnsupportedError: this vLLM keeps it elsewhere.
     """
-
-    def asked(name: str) -> Asked:
-        request = runner.requests[name]
-        adapter = None if request.lora_request is None else str(request.lora_request.lora_name)
-        return Asked.or_nothing(getattr(request.sampling_params, "extra_args", None), adapter)
-
     try:
         drafts = scheduled.scheduled_spec_decode_tokens
         verified = {name: len(tokens) for name, tokens in drafts.items()}
         names, total = list(runner.input_batch.req_ids), int(scheduled.total_num_scheduled_tokens)
-        return Ran(names, verified, total, runner.requests, asked)
+        return Ran(names, verified, total, runner.requests, lambda name: asked_of(runner.requests[name]))
     except AttributeError as error:
         raise unsupported(str(error)) from error

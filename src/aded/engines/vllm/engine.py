@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,12 @@ class Emitted(NamedTuple):
     ends: NDArray[np.int64]
     fresh: NDArray[np.int64]
     recent: NDArray[np.int32]
+
+
+def asked_of(request: Any) -> Asked:
+    """What a request asks, as vLLM's runners know it: by its `sampling_params` and `lora_request`."""
+    adapter = None if request.lora_request is None else str(request.lora_request.lora_name)
+    return Asked.or_nothing(getattr(request.sampling_params, "extra_args", None), adapter)
 
 
 class StepDrafter:

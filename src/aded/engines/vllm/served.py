@@ -76,11 +76,6 @@ class Served:
         if self._keeper is not None:
             self._keeper.save()
 
-    def close(self) -> None:
-        """The end, before that of the process."""
-        if self._keeper is not None:
-            self._keeper.close()
-
     def tell(self) -> None:
         """Hand what was counted to the server; without a place for it, nothing is told."""
         if self.step is None or self._keeper is None:

@@ -15,7 +15,7 @@ from vllm.v1.worker.gpu.spec_decode.speculator import BaseSpeculator
 
 from aded.engines.base.asked import Asked
 from aded.engines.base.wrapping import wrap
-from aded.engines.vllm.engine import Emitted, StepDrafter
+from aded.engines.vllm.engine import Emitted, StepDrafter, asked_of
 from aded.engines.vllm.served import Served
 from aded.engines.vllm.verification import draw_by_position
 
@@ -58,10 +58,7 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
 
     def added(self, requests: Iterable[Any]) -> None:
         """Requests were added, or come back: what they ask is kept while they are there."""
-        for request in requests:
-            adapter = None if request.lora_request is None else str(request.lora_request.lora_name)
-            given = getattr(request.sampling_params, "extra_args", None)
-            self._asked[request.req_id] = Asked.or_nothing(given, adapter)
+        self._asked |= {request.req_id: asked_of(request) for request in requests}
 
     def init_cudagraph_manager(self, cudagraph_mode: Any) -> None:
         """Nothing is recorded: drafts are made on the host."""
