@@ -22,6 +22,7 @@ from aded.cli.options import CorpusFile, numbers_of, plain_table
 from aded.cli.progress import progress_bar
 from aded.engines.base.asked import Asked
 from aded.engines.base.server_drafter import server_drafter
+from aded.engines.base.settings import Settings
 from aded.engines.vllm.engine import Ran, StepDrafter
 from aded.errors import AdedError
 from aded.representative import Corpus
@@ -90,8 +91,8 @@ def simulate(
     while plain.step(plain.nothing):
         pass
     server = _Server(trace, curve, requests)
-    own = min(sequence_mb, sequences_mb / requests)
-    made = server_drafter(drafter, memory_mb=memory_mb, sequence_mb=own, corpus=corpus)
+    sizes: dict[str, Any] = {"memory_mb": memory_mb, "sequence_mb": sequence_mb, "sequences_mb": sequences_mb}
+    made = server_drafter(Settings(drafter=drafter, **sizes), requests, corpus=corpus)
     limits: dict[str, Any] = {"requests": requests, "max_length": server.longest, "longest": max_draft_tokens}
     step = StepDrafter(made, **limits, min_probability=min_probability, clock=lambda: server.time)
     weights = np.ones(2**23 if cold else 1)

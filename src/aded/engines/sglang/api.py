@@ -18,7 +18,7 @@ from sglang.srt.runtime_context import get_parallel
 from sglang.srt.speculative.ngram_worker import NGRAMWorker
 
 from aded.engines.base.asked import Asked
-from aded.engines.base.server_drafter import drafter_of
+from aded.engines.base.server_drafter import server_drafter
 from aded.engines.base.settings import Settings
 from aded.engines.base.state_keeper import StateKeeper
 from aded.engines.sglang.engine import Running, Scored, TreeDrafter
@@ -51,7 +51,7 @@ class AdedWorker(NGRAMWorker):  # type: ignore[misc]  # SGLang is not installed 
         super().alloc_memory_pool(**named)
         if self._group.rank_in_group == 0:
             config = self.model_runner.model_config
-            drafter = drafter_of(self._settings, self.max_batch_size)
+            drafter = server_drafter(self._settings, self.max_batch_size)
             known: dict[str, Any] = {
                 "vocab_size": int(config.vocab_size),
                 "fingerprint": _fingerprint(self.target_worker),

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from typing import Any
 
-from aded.engines.base.server_drafter import drafter_of
+from aded.engines.base.server_drafter import server_drafter
 from aded.engines.base.settings import Settings
 from aded.engines.base.state_keeper import StateKeeper
 from aded.engines.vllm.engine import StepDrafter
@@ -51,7 +51,7 @@ class Served:
         self._keeper: StateKeeper | None = None
         if not _first_rank():
             return
-        drafter = drafter_of(settings, self.requests)
+        drafter = server_drafter(settings, self.requests)
         rank = int(getattr(vllm_config.parallel_config, "data_parallel_rank", 0) or 0)
         known: dict[str, Any] = {"vocab_size": vocabulary, "fingerprint": _fingerprint(model)}
         known["log"] = logging.getLogger("vllm.aded")
