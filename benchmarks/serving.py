@@ -18,6 +18,7 @@ from statistics import mean, median
 from typing import Any
 
 from aded.errors import AdedError, PromptFileError
+from benchmarks.record import Record
 
 __all__ = ["METHODS", "Measured", "Summary", "compare", "server", "summarise"]
 
@@ -119,6 +120,7 @@ def compare(
     temperature: float = 0.0,
     arguments: list[str],
     logs: Path,
+    record: Record[Measured],
 ) -> Iterator[Measured]:
     """Serve `model` in each way, one after the other, and send it the same prompts; all of it `repeats` times.
 
@@ -129,6 +131,7 @@ def compare(
         requests: to be sent at each concurrency, and no fewer than three times as many as are sent at once.
         arguments: further ones for `vllm serve`.
         logs: folder for the servers' and clients' output.
+        record: what is measured is added to it. A server that it has all of in a turn is not started again.
 
     Raises:
         AdedError: no vLLM here, too few prompts, or a server or client that fails.
@@ -145,8 +148,12 @@ def compare(
         own = [prompt for prompt, owner in zip(spread, owners, strict=True) if owner == c]
         lines = [json.dumps({"category": "", "turns": [prompt]}) + "\n" for prompt in own]
         (logs / f"prompts-{concurrency}.jsonl").write_text("".join(lines))
+    known = {(row.turn, row.method, row.concurrency) for row in record.rows}
     for turn in range(repeats):
         for method in methods:
+            if all((turn, method, concurrency) in known for concurrency in concurrencies):
+                continue
+            rows = list[Measured]()
             with server(model, method, logs / f"{method}.log", arguments) as port:
                 for concurrency, count in zip(concurrencies, counts, strict=True):
                     options = {"--host": "127.0.0.1", "--port": port, "--model": model, "--num-prompts": count}
@@ -154,7 +161,11 @@ def compare(
                     options |= {"--max-concurrency": concurrency, "--temperature": temperature}
                     options |= {"--spec-bench-output-len": max_new_tokens}
                     result = _client(options, logs, f"{method}-{concurrency}")
-                    yield Measured.read(turn, method, concurrency, result)
+                    measured = Measured.read(turn, method, concurrency, result)
+                    rows.append(measured)
+                    yield measured
+            for row in rows:  # whole servers alone: what one learned at first helps it later
+                record.add(row)
 
 
 def _client(options: dict[str, Any], logs: Path, name: str) -> dict[str, Any]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from aded.cli.options import Temperature, numbers_of, plain_table, words_of
 from aded.errors import AdedError, UnknownDrafterError
-from aded.files import replace
+from aded.files import digest
 from aded.traces.prompts import read_prompts
 from benchmarks.command import new_app, run
+from benchmarks.record import Record
 from benchmarks.serving import METHODS, Measured, compare, summarise
 
 __all__ = ["app"]
@@ -36,7 +35,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="How often to go through all of it.")] = 1,
     temperature: Temperature = 0.0,
     serve: Annotated[str, typer.Option(help="Further arguments of vllm serve.")] = "--dtype bfloat16",
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here as well.")] = None,
+    record: Annotated[Path | None, typer.Option(help="Write figures to this file, and go on from those in it.")] = None,
 ) -> None:
     """Serve a model with and without speculation and measure each with vLLM's own benchmark client."""
     names, sizes = words_of(methods, "--methods"), numbers_of(concurrency, "--concurrency")
@@ -45,15 +44,10 @@ def main(
     if min(sizes) < 1:
         raise AdedError("--concurrency takes numbers from 1 on")
     texts = [prompt.turns[0] for prompt in read_prompts(prompts)]
-    console, results = Console(highlight=False), list[Measured]()
-
-    def save() -> None:
-        if json_out is None:
-            return
-        report: dict[str, Any] = {"model": model, "threads": os.environ.get("OMP_NUM_THREADS"), "serve": serve}
-        report |= {"max_new_tokens": max_new_tokens, "requests": requests, "results": [asdict(r) for r in results]}
-        replace(json_out, json.dumps(report, indent=1).encode())
-
+    settings = {"model": Path(model).name, "threads": os.environ.get("OMP_NUM_THREADS"), "serve": serve}
+    settings |= {"max_new_tokens": max_new_tokens, "requests": requests, "concurrency": concurrency}
+    settings |= {"temperature": temperature, "prompts": digest("\n".join(texts).encode())}
+    console, kept = Console(highlight=False), Record(Measured, record, settings)
     with TemporaryDirectory() as folder:
         for result in compare(
             model,
@@ -66,9 +60,8 @@ def main(
             temperature=temperature,
             arguments=shlex.split(serve),
             logs=Path(folder),
+            record=kept,
         ):
-            results.append(result)
-            save()
             console.print(f"{result.method}, {result.concurrency} at once: {result.tokens_per_second:.1f} tokens/s")
     table = plain_table()
     for name in (
@@ -82,7 +75,7 @@ def main(
         "length",
     ):
         table.add_column(name, justify="left" if name == "way" else "right", no_wrap=True)
-    for row in summarise(results):
+    for row in summarise(kept.rows):
         against = "" if row.against_none is None else f"{row.against_none:.2f}x"
         if repeats > 1 and row.method != "none" and against:
             against += f" ({row.least:.2f}-{row.most:.2f})"

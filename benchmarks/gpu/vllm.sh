@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # vLLM on one GPU, in under ten minutes and without a network: no speculation, n-gram, and ADED on both model runners.
 #
-#   benchmarks/gpu/vllm.sh MODEL PROMPTS FIGURES.json [--device cpu]
+#   benchmarks/gpu/vllm.sh MODEL PROMPTS FIGURES.jsonl [--device cpu]
 #
 # MODEL is a folder or a hub id that is there already, PROMPTS a file of them (JSON lines or text). vLLM, its benchmark
 # client and aded are those of $PYTHON. With `--device cpu` it is a trial of the script itself: a few short answers.
@@ -24,4 +24,4 @@ else
 fi
 "$python" -c "import aded, vllm; print('vLLM', vllm.__version__, 'aded', aded.__version__)"
 # shellcheck disable=SC2086
-exec "$python" -m benchmarks.vllm --model "$model" --prompts "$prompts" --json "$figures" $sizes --serve "$serve"
+exec "$python" -m benchmarks.vllm --model "$model" --prompts "$prompts" --record "$figures" $sizes --serve "$serve"

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import pytest
 from typer.testing import CliRunner
 
@@ -45,3 +51,38 @@ def test_repeats_are_compared_turn_by_turn() -> None:
     assert aded.acceptance_length == pytest.approx(2.0)
     (alone,) = summarise(results[3:])
     assert alone.against_none is None
+
+
+def test_a_comparison_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    @contextmanager
+    def server(model: str, method: str, log: Path, arguments: list[str]) -> Iterator[int]:
+        started.append(method)
+        if len(started) == 4:
+            raise AdedError("out of memory")
+        yield 0
+
+    def client(options: dict[str, Any], logs: Path, name: str) -> dict[str, Any]:
+        count = options["--num-prompts"]
+        sent = (options["--dataset-path"]).read_text().splitlines()
+        assert len(sent) == count
+        known = {"completed": count, "num_prompts": count, "output_throughput": 10.0}
+        return known | {"mean_tpot_ms": 9.0, "mean_ttft_ms": 50.0}
+
+    monkeypatch.setattr("benchmarks.serving._vllm", lambda: sys.executable)
+    monkeypatch.setattr("benchmarks.serving.server", server)
+    monkeypatch.setattr("benchmarks.serving._client", client)
+    record = tmp_path / "turns.jsonl"
+    command = ["--prompts", str(PROMPTS), "--model", "m", "--concurrency", "1,2", "--requests", "3", "--repeats", "2"]
+    command += ["--record", str(record)]
+    shown = CliRunner().invoke(app, command)
+    assert "out of memory" in str(shown.exception)
+    assert started == ["none", "ngram", "aded", "none"]
+    assert len(record.read_text().splitlines()) == 6
+    shown = CliRunner().invoke(app, command)
+    assert shown.exception is None
+    assert started[4:] == ["none", "ngram", "aded"]
+    assert len(record.read_text().splitlines()) == 12
+    assert shown.stdout.count("1.00x (1.00-1.00)") == 4
+    assert "other settings" in str(CliRunner().invoke(app, [*command, "--max-new-tokens", "9"]).exception)
