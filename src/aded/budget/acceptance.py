@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from aded.batch import Nodes, StepOutcomes
 from aded.kernels.jit import jit
 
-_EDGES = np.array([0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.93, 0.98])  # upper ones of path probabilities
+EDGES = np.array([0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.93, 0.98])  # upper ones of path probabilities
 _DEPTHS = 3  # classes: the first token of a path, the next two, those after
-_CLASS_PRIOR = 5.0  # tokens of evidence that a class is as likely as it says
-_CLASS_KEPT = 0.995  # of that evidence, after one more token of the class
-_SEQUENCE_PRIOR = 8.0  # tokens of evidence that a sequence is like all others
-_SEQUENCE_KEPT = 0.98  # of a sequence's evidence, after one more draft
-_ALL_PRIOR = 16.0  # tokens of evidence that what is left after both is right
-_ALL_KEPT = 0.995  # of that evidence, after one more draft
+CLASS_PRIOR = 5.0  # tokens of evidence that a class is as likely as it says
+CLASS_KEPT = 0.995  # of that evidence, after one more token of the class
+SEQUENCE_PRIOR = 8.0  # tokens of evidence that a sequence is like all others
+SEQUENCE_KEPT = 0.98  # of a sequence's evidence, after one more draft
+ALL_PRIOR = 16.0  # tokens of evidence that what is left after both is right
+ALL_KEPT = 0.995  # of that evidence, after one more draft
 
 
 @jit
 def _class(path, depth):
-    return min((depth + 1) // 2, _DEPTHS - 1), np.searchsorted(_EDGES, path)
+    return min((depth + 1) // 2, _DEPTHS - 1), np.searchsorted(EDGES, path)
 
 
 @jit
@@ -57,11 +57,11 @@ def _learn(draft, path, depth, parent, slots, classes, every, sequences, accepte
         for i in range(start, end):
             d, b = _class(path[i], depth[i])
             for k, more in enumerate((1.0 if accepted[i] else 0.0, path[i])):
-                classes[k, d, b] = _CLASS_KEPT * classes[k, d, b] + (1.0 - _CLASS_KEPT) * _CLASS_PRIOR + more
+                classes[k, d, b] = CLASS_KEPT * classes[k, d, b] + (1.0 - CLASS_KEPT) * CLASS_PRIOR + more
         for k, more in enumerate((kept, expected)):
-            sequences[k, slot] = _SEQUENCE_KEPT * sequences[k, slot] + more
+            sequences[k, slot] = SEQUENCE_KEPT * sequences[k, slot] + more
         for k, more in enumerate((kept, total)):
-            every[k] = _ALL_KEPT * every[k] + more
+            every[k] = ALL_KEPT * every[k] + more
         start = end
 
 
@@ -75,19 +75,19 @@ class Evidence:
     """
 
     classes: NDArray[np.float64] = field(
-        default_factory=lambda: np.full((2, _DEPTHS, len(_EDGES) + 1), _CLASS_PRIOR, np.float64)
+        default_factory=lambda: np.full((2, _DEPTHS, len(EDGES) + 1), CLASS_PRIOR, np.float64)
     )
-    every: NDArray[np.float64] = field(default_factory=lambda: np.full(2, _ALL_PRIOR))
+    every: NDArray[np.float64] = field(default_factory=lambda: np.full(2, ALL_PRIOR))
 
     def by_class(self) -> list[tuple[str, float, float]]:
         """Of each class that was met: where on its path and how likely its tokens are said to be, the share of
         them that was accepted, and the share that was expected."""
-        bounds, places = [0.0, *_EDGES.tolist(), 1.0], ("first", "second and third", "later")
+        bounds, places = [0.0, *EDGES.tolist(), 1.0], ("first", "second and third", "later")
         found = []
         for d, place in enumerate(places):
-            for b in range(len(_EDGES) + 1):
+            for b in range(len(EDGES) + 1):
                 accepted, expected = self.classes[0, d, b], self.classes[1, d, b]
-                if (accepted, expected) != (_CLASS_PRIOR, _CLASS_PRIOR):
+                if (accepted, expected) != (CLASS_PRIOR, CLASS_PRIOR):
                     said = (bounds[b] + bounds[b + 1]) / 2
                     name = f"{place}, {bounds[b]:.2f}-{bounds[b + 1]:.2f}"
                     found.append((name, min(said * accepted / expected, 1.0), said))
@@ -108,7 +108,7 @@ class Acceptance:
 
     def __init__(self, slots: int, evidence: Evidence | None = None) -> None:
         self.evidence = Evidence() if evidence is None else evidence
-        self._sequences = np.full((2, slots), _SEQUENCE_PRIOR)
+        self._sequences = np.full((2, slots), SEQUENCE_PRIOR)
 
     @property
     def _arrays(self) -> tuple[NDArray[Any], ...]:
@@ -116,7 +116,7 @@ class Acceptance:
 
     def start(self, slot: int) -> None:
         """A new sequence in a slot: it is like all others until it is known better."""
-        self._sequences[:, slot] = _SEQUENCE_PRIOR
+        self._sequences[:, slot] = SEQUENCE_PRIOR
 
     def correct(self, slots: NDArray[np.int64], nodes: Nodes) -> NDArray[np.float64]:
         """Probability that each node is accepted, float64 (n,); no node's is above its parent's.
@@ -141,6 +141,6 @@ class Acceptance:
 
     def relax(self, slots: NDArray[np.int64]) -> None:
         """Nothing was verified: believe a little less what was learned, or what failed would never be tried again."""
-        self._sequences[:, slots] += (1 - _SEQUENCE_KEPT) * (_SEQUENCE_PRIOR - self._sequences[:, slots])
-        self.evidence.classes += (1 - _CLASS_KEPT) * (_CLASS_PRIOR - self.evidence.classes)
-        self.evidence.every += (1 - _ALL_KEPT) * (_ALL_PRIOR - self.evidence.every)
+        self._sequences[:, slots] += (1 - SEQUENCE_KEPT) * (SEQUENCE_PRIOR - self._sequences[:, slots])
+        self.evidence.classes += (1 - CLASS_KEPT) * (CLASS_PRIOR - self.evidence.classes)
+        self.evidence.every += (1 - ALL_KEPT) * (ALL_PRIOR - self.evidence.every)

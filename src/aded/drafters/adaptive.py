@@ -126,6 +126,21 @@ class AdaptiveDrafter:
         return drafter
 
     @property
+    def tenant_mb(self) -> float:
+        """Memory of each tenant's table."""
+        return self._tenants.memory_mb
+
+    @property
+    def most_tenants(self) -> int:
+        """Tenants that are kept."""
+        return self._tenants.most
+
+    @property
+    def tenant_tables(self) -> list[Representative]:
+        """Those of the tenants that are kept."""
+        return list(self._tenants.tables.values())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of learned state: what is shared, with all or within tenants, and one sequence's own."""
         tenants = sum(table.nbytes for table in self._tenants.tables.values())

@@ -35,7 +35,7 @@ __all__ = ["AdaptiveSession", "AdaptiveSlots"]
 
 # Slowest rate of forgetting in a sequence's own table. One sequence is more of a piece than all of them: what it says
 # weighs longer than in the shared table.
-_OWN_FORGETTING = 0.02
+OWN_FORGETTING = 0.02
 
 
 class _Shared:
@@ -52,7 +52,7 @@ class _Shared:
         self.drafter = drafter
         self.tables = tuple(layer.arrays for layer in drafter.shared)
         self.chains = None if pool is None else ChainTables.of(pool, self.tables, orders)
-        own = [] if pool is None else [_OWN_FORGETTING]
+        own = [] if pool is None else [OWN_FORGETTING]
         self.forgetting = np.array([*own, drafter.representative.forgetting], np.float32)
 
     def serves(self, drafter: AdaptiveDrafter) -> bool:
@@ -99,9 +99,7 @@ class AdaptiveSlots:
             contexts, following = context_windows(tokens, table.context_length, 0)
             probs = np.full((len(following), 1), PROMPT_PROBABILITY, np.float32)
             clock = np.uint32(table.clock)
-            learn(
-                self._own(slot), self._orders, contexts, following[:, None], probs, clock, np.float32(_OWN_FORGETTING)
-            )
+            learn(self._own(slot), self._orders, contexts, following[:, None], probs, clock, np.float32(OWN_FORGETTING))
         if made.share == "all":
             table.learn_text(tokens, probability=PROMPT_PROBABILITY)
             table.holds_prompts = True

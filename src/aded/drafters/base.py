@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aded.batch import ChainOutcomes, Drafts, Limits, Outcomes, StepOutcomes, Trees
 from aded.errors import UnknownDrafterError
+from aded.representative import Corpus, InterpolationWeights, Representative
 from aded.tree import DraftTree, Outcome
 
 Prompt = Sequence[int] | NDArray[np.int32]
@@ -96,6 +97,34 @@ class Saved(Protocol):
     def save(self, path: str | Path) -> None: ...
 
     def load(self, path: str | Path) -> None: ...
+
+
+@runtime_checkable
+class Movable(Drafter, Saved, Protocol):
+    """A drafter whose tables can be laid out, read and learned into elsewhere; see `AdaptiveDrafter`.
+
+    Attributes:
+        shared: the table that it learns into, and those that it reads besides.
+        weights: of the interpolation over a sequence's own table and these.
+        tenant_tables: of the tenants that are kept.
+    """
+
+    representative: Representative
+    corpus: Corpus | None
+    shared: list[Representative | Corpus]
+    weights: InterpolationWeights
+    share: str
+    sequence_mb: float
+    sequence_successors: int
+
+    @property
+    def tenant_mb(self) -> float: ...
+
+    @property
+    def most_tenants(self) -> int: ...
+
+    @property
+    def tenant_tables(self) -> list[Representative]: ...
 
 
 @runtime_checkable

@@ -16,10 +16,10 @@ from aded.representative.table import Representative
 MAX_CANDIDATES = 48  # different tokens one interpolated distribution can name
 
 # A slot is judged by how often its context was seen and how sure it is. Upper edges of the buckets; the last is open.
-_COUNTS = (1.5, 2.5, 4.5, 8.5, 20.5)
-_TOPS = (0.3, 0.6, 0.85, 0.97, 0.9999)
+COUNTS = (1.5, 2.5, 4.5, 8.5, 20.5)
+TOPS = (0.3, 0.6, 0.85, 0.97, 0.9999)
 _TYPICAL_COUNTS = (1.0, 2.0, 3.5, 6.0, 13.0, 40.0)
-_CELLS = (len(_COUNTS) + 1) * (len(_TOPS) + 1)
+CELLS = (len(COUNTS) + 1) * (len(TOPS) + 1)
 # From this length on a context is a passage met before, and its successors are what to copy.
 _PASSAGE = 8
 
@@ -53,9 +53,9 @@ def _slot_stats(count, weights, order):
     if order < _PASSAGE:
         total = max(total, np.float32(1.0))
     cell = 0
-    for edge in _COUNTS:
-        cell += (len(_TOPS) + 1) * int(count > edge)
-    for edge in _TOPS:
+    for edge in COUNTS:
+        cell += (len(TOPS) + 1) * int(count > edge)
+    for edge in TOPS:
         cell += int(top / total > edge)
     return total, cell
 
@@ -194,7 +194,7 @@ class InterpolationWeights:
     def __init__(self, orders: Sequence[int], layers: int, prior_strength: Sequence[float]) -> None:
         if len(prior_strength) != len(orders):
             raise ValueError(f"{len(orders)} orders need as many prior strengths, got {len(prior_strength)}")
-        n = np.repeat(np.array(_TYPICAL_COUNTS), len(_TOPS) + 1)
+        n = np.repeat(np.array(_TYPICAL_COUNTS), len(TOPS) + 1)
         start = n / (n + np.array(prior_strength, np.float64)[:, None])
         self.shares: NDArray[np.float32] = np.stack([start.astype(np.float32)] * layers)
         self.seen = np.zeros(self.shares.shape, np.float32)
@@ -223,7 +223,7 @@ class Interpolation:
     def _set(self, tables: Sequence[Table], orders: NDArray[np.int64], weights: InterpolationWeights) -> None:
         self.tables, self.orders, self.weights = tuple(tables), orders, weights
         self._plain = tuple(map(tuple, tables))
-        if weights.shares.shape != (len(tables), len(orders), _CELLS):
+        if weights.shares.shape != (len(tables), len(orders), CELLS):
             raise ValueError("the weights were made for other layers or context lengths")
 
     @property

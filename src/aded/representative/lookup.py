@@ -41,10 +41,7 @@ class Table(NamedTuple):
         Raises:
             ValueError: not one bucket fits.
         """
-        slot_bytes = 8 + 4 + 4 + successors * 8
-        slots = int(memory_mb * 2**20) // (slot_bytes * WAYS) * WAYS
-        if slots < WAYS or successors < 1:
-            raise ValueError(f"memory_mb={memory_mb} holds no table with {successors} successors a context")
+        slots = slots_in(memory_mb, successors)
         return cls(
             np.zeros((*sequences, slots), np.uint64),
             np.zeros((*sequences, slots), np.uint32),
@@ -57,6 +54,19 @@ class Table(NamedTuple):
     def nbytes(self) -> int:
         """Bytes reserved."""
         return sum(array.nbytes for array in self)
+
+
+def slots_in(memory_mb: float, successors: int) -> int:
+    """Slots of a table in `memory_mb` MiB.
+
+    Raises:
+        ValueError: not one bucket fits.
+    """
+    slot_bytes = 8 + 4 + 4 + successors * 8
+    slots = int(memory_mb * 2**20) // (slot_bytes * WAYS) * WAYS
+    if slots < WAYS or successors < 1:
+        raise ValueError(f"memory_mb={memory_mb} holds no table with {successors} successors a context")
+    return slots
 
 
 @jit

@@ -39,7 +39,7 @@ class Tenants(Generic[T]):
     """
 
     def __init__(self, common: Representative, memory_mb: float, most: int) -> None:
-        self._common, self._memory_mb, self.most = common, memory_mb, most
+        self._common, self.memory_mb, self.most = common, memory_mb, most
         self._tenants: OrderedDict[str, tuple[Representative, T]] = OrderedDict()
         self._forgotten = 0  # times that tenants no longer there had learned
         self._left: WeakSet[Representative] = WeakSet()  # tables of tenants no longer there whose calls go on
@@ -74,7 +74,7 @@ class Tenants(Generic[T]):
         """A table for a tenant."""
         common = self._common
         return Representative(
-            memory_mb=self._memory_mb,
+            memory_mb=self.memory_mb,
             orders=common.orders,
             successors=common.successors,
             forgetting=common.forgetting,
