@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test docs llamacpp llamacpp-build vllm vllm-setup vllm-test vllm-test-next sglang-test \
+.PHONY: demo test test-older sweep robustness lint types setup wheel wheel-test docs llamacpp llamacpp-build vllm vllm-setup vllm-test vllm-test-next device-test sglang-test \
 	clients-setup clients-test clean
 .DEFAULT_GOAL := demo
 
@@ -163,6 +163,10 @@ $(SERVE)/.ready: $(READY)
 	site=$$($(SERVE)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/vllm-0.32.0+cpu.dist-info \
 		&& mkdir -p "$$site" && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$$site/METADATA"
 	touch $@
+
+# The kernels for GPUs, in Triton's interpreter, which has to be asked for before Triton is imported.
+device-test: vllm-setup
+	$(SERVING) TRITON_INTERPRET=1 $(SERVE)/bin/python -m pytest tests/engines/device
 
 # SGLang has no processor build either: its Python alone, for its interfaces. Beside vLLM, which brings most of what it imports.
 SGLANG := $(SERVE)/sglang

@@ -37,6 +37,7 @@ ROOMS = (
     "decoding",
     "streaming",
     "engines.base",
+    "engines.device",
     "engines.transformers",
     "engines.llamacpp",
     "engines.vllm",
@@ -52,7 +53,7 @@ ROOMS = (
     "serve",
     "cli",
 )
-FIRST_WITH_AN_ENGINE = ROOMS.index("engines.transformers")
+FIRST_WITH_AN_ENGINE = ROOMS.index("engines.device")
 ENGINES = ("engines.transformers", "engines.llamacpp", "engines.vllm", "engines.sglang")
 PACKAGES = ("torch", "transformers", "llama_cpp", "vllm", "sglang")
 

@@ -1,6 +1,6 @@
 """Greedy and seeded answers of a small model, as JSON: `seeded.py MODEL SPECULATIVE_CONFIG ARGUMENTS`.
 
-The last two are JSON. More requests than run at once, twice: what was said the first time is then drafted. (top_k and
+The last two are JSON; with a third, `[n]`, only that way of sampling is asked for, and less. More requests than run at once, twice: what was said the first time is then drafted. (top_k and
 top_p of many rows have a kernel that Triton's interpreter cannot run.)
 """
 
@@ -21,7 +21,7 @@ WANTED: list[dict[str, Any]] = [
 if __name__ == "__main__":
     from vllm import LLM, SamplingParams
 
-    model, (speculative, given) = sys.argv[1], map(json.loads, sys.argv[2:])
+    model, (speculative, given, *only) = sys.argv[1], map(json.loads, sys.argv[2:])
     arguments = {"dtype": "float32", "max_model_len": 64, "enforce_eager": True, "gpu_memory_utilization": 0.3}
     arguments |= {"skip_tokenizer_init": True, "disable_log_stats": False, "max_num_seqs": 3, **given}
     llm = LLM(model, speculative_config=speculative, **arguments)
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     fixed: dict[str, Any] = {"seed": 5, "ignore_eos": True, "detokenize": False}
     said = []
     for _ in range(2):
-        for wanted in WANTED:
+        for wanted in WANTED if not only else [WANTED[n] for n in only[0]]:
             sampling = [SamplingParams(**fixed, **wanted, max_tokens=8 + 2 * i) for i in range(len(prompts))]
             answers = llm.generate(prompts, sampling, use_tqdm=False)
             said.append([list(answer.outputs[0].token_ids) for answer in answers])

@@ -32,7 +32,7 @@ def create_drafter(name: str, *, state: Path | None, corpus: Path | None, share:
     return made
 
 
-def bind_drafter(drafter: Drafter, vocab_size: int, fingerprint: str, state: Path | None) -> None:
+def bind_drafter(drafter: Drafter | Saved, vocab_size: int, fingerprint: str, state: Path | None) -> None:
     """Tell it whose tokens it drafts, and read `state` if that file exists.
 
     Raises:

@@ -33,6 +33,8 @@ class Settings:
         min_probability: no draft goes on where its path is less likely than this, whatever it costs. Its old name is
             `least`.
         max_draft_tokens: tokens of each draft, whatever they cost, or "auto": as many as pay.
+        drafts_on: "device", where the model runs, which vLLM's Model Runner V2 alone can do; "host"; or "auto": on the
+            device where that is a GPU that drafts as the host does in a trial.
     """
 
     state: str = ""
@@ -48,6 +50,7 @@ class Settings:
     share: str = "answers"
     min_probability: float = 0.05
     max_draft_tokens: str = "auto"
+    drafts_on: str = "auto"
 
     def state_of(self, rank: int) -> Path | None:
         """The state file of a data-parallel replica; None where nothing is kept."""
@@ -95,6 +98,8 @@ class Settings:
             raise SettingsError(f"tenants_mb must be at least tenant_mb, not {settings.tenants_mb}")
         if settings.share not in ("answers", "nothing"):
             raise SettingsError(f'share must be "answers" or "nothing", not {settings.share!r}')
+        if settings.drafts_on not in ("auto", "host", "device"):
+            raise SettingsError(f'drafts_on must be "auto", "host" or "device", not {settings.drafts_on!r}')
         if not 0 < settings.min_probability < 1:
             raise SettingsError(f"min_probability must lie between 0 and 1, not {settings.min_probability}")
         if settings.max_draft_tokens != "auto" and not settings.max_draft_tokens.isdecimal():

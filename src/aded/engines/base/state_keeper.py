@@ -41,7 +41,7 @@ class StateKeeper:
 
     def __init__(
         self,
-        drafter: Drafter,
+        drafter: Drafter | Saved,
         settings: Settings,
         *,
         rank: int,

@@ -228,6 +228,13 @@ class StepDrafter:
         )
         return shares
 
+    def facts(self) -> dict[str, Any]:
+        """What is counted for the server's metrics."""
+        facts = self.meter.facts()
+        if (table := getattr(self._drafter, "representative", None)) is not None:
+            facts |= {"contexts": table.used, "filled": table.used / len(table.arrays.keys)}
+        return facts
+
     def join(self) -> None:
         """Wait until what the last step emitted is learned."""
         self._speculator.join()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from aded.engines.base.server_drafter import server_drafter
 from aded.engines.base.settings import Settings
 from aded.engines.base.state_keeper import StateKeeper
 from aded.engines.vllm.engine import StepDrafter
 from aded.engines.vllm.meter import forget_others, meter_file, write_facts
+from aded.engines.vllm.there import drafts_there
 from aded.errors import UnsupportedError
 from aded.representative import vocabulary_fingerprint
+
+if TYPE_CHECKING:
+    from aded.engines.device.drafter import DeviceDrafter
 
 SUPPORTED = "0.32 and 0.33"
 
@@ -25,19 +31,20 @@ class Served:
 
     Args:
         vllm_config: vLLM's configuration.
-        ranked: whether vLLM chooses among the drafts; see `StepDrafter`.
+        device: where the model runs, if vLLM chooses among the drafts (see `StepDrafter`) and can take them from there.
 
     Attributes:
         settings: see `Settings`.
         longest: most tokens of a draft.
         requests: as many as can run at once.
-        step: drafts for all of them; None on all ranks but the first.
+        step: drafts for all of them on the host.
+        there: drafts for them on the device. One of these two on the first rank, and none on all others.
 
     Raises:
         AdedError: a setting, state file or corpus that cannot be used, or a vLLM with another interface.
     """
 
-    def __init__(self, vllm_config: Any, *, ranked: bool = False) -> None:
+    def __init__(self, vllm_config: Any, *, device: torch.device | None = None) -> None:
         try:
             self.longest = int(vllm_config.speculative_config.num_speculative_tokens)
             self.requests = int(vllm_config.scheduler_config.max_num_seqs)
@@ -48,28 +55,31 @@ class Served:
             raise unsupported(str(error)) from error
         self.settings = settings = Settings.read(extra.get("aded") if isinstance(extra, dict) else None)
         self.step: StepDrafter | None = None
+        self.there: DeviceDrafter | None = None
         self._keeper: StateKeeper | None = None
         if not _first_rank():
             return
         drafter = server_drafter(settings, self.requests)
         rank = int(getattr(vllm_config.parallel_config, "data_parallel_rank", 0) or 0)
         known: dict[str, Any] = {"vocab_size": vocabulary, "fingerprint": _fingerprint(model)}
-        known["log"] = logging.getLogger("vllm.aded")
-        self._drafter, self._keeper = drafter, StateKeeper(drafter, settings, rank=rank, **known)
-        self.step = StepDrafter(
-            drafter,
-            requests=self.requests,
-            max_length=max_length,
-            longest=self.longest,
-            max_draft_tokens=settings.most,
-            ranked=ranked,
-            min_probability=settings.min_probability,
-        )
+        known["log"] = log = logging.getLogger("vllm.aded")
+        sizes: dict[str, Any] = {"requests": self.requests, "max_length": max_length, "longest": self.longest}
+        sizes |= {"min_probability": settings.min_probability}
+        moved = drafts_there(drafter, settings, device, log)
+        if moved is not None and device is not None:
+            from aded.engines.device.drafter import DeviceDrafter
+
+            most = self.longest if settings.most is None else settings.most
+            self.there = DeviceDrafter(moved, vocabulary=vocabulary, most=most, device=device, **sizes)
+        self._keeper = StateKeeper(self.there or drafter, settings, rank=rank, **known)
+        if self.there is None:
+            self.step = StepDrafter(drafter, max_draft_tokens=settings.most, ranked=device is not None, **sizes)
         self._facts = meter_file(str(getattr(vllm_config, "instance_id", "")), rank)
         with contextlib.suppress(OSError):
             forget_others(self._facts)
-        step = self.step
-        self._keeper.watch(lambda: step.began, self.tell, self._forget)
+        drafts = self.there or self.step
+        assert drafts is not None
+        self._keeper.watch(lambda: drafts.began, self.tell, self._forget)
 
     def save(self) -> None:
         """Save what was learned, where a state file was named; see `StateKeeper.save`."""
@@ -78,12 +88,10 @@ class Served:
 
     def tell(self) -> None:
         """Hand what was counted to the server; without a place for it, nothing is told."""
-        if self.step is None or self._keeper is None:
+        drafts = self.there or self.step
+        if drafts is None or self._keeper is None:
             return
-        facts = self.step.meter.facts()
-        facts |= {"saves": self._keeper.saves, "save_failures": self._keeper.failures}
-        if (table := getattr(self._drafter, "representative", None)) is not None:
-            facts |= {"contexts": table.used, "filled": table.used / len(table.arrays.keys)}
+        facts = drafts.facts() | {"saves": self._keeper.saves, "save_failures": self._keeper.failures}
         with contextlib.suppress(OSError):
             write_facts(self._facts, facts)
 

@@ -1,10 +1,10 @@
-"""For vLLM's Model Runner V2: the same drafts on the device, each token with its probability to be accepted."""
+"""For vLLM's Model Runner V2: the same drafts, each token with its probability to be accepted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,14 +19,18 @@ from aded.engines.vllm.engine import Emitted, StepDrafter, asked_of
 from aded.engines.vllm.served import Served
 from aded.engines.vllm.verification import draw_by_position
 
+if TYPE_CHECKING:
+    from aded.engines.device.drafter import DeviceDrafter
+
 __all__ = ["AdedSpeculator"]
 
 
 class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not installed where types are checked
     """Drafts of fixed length for all requests, of which vLLM verifies as many as pay (`enable_adaptive_verification`).
 
-    It drafts on the host, and waits for the step's tokens: (requests, width) ids a step are copied. With tensor
-    parallelism the first rank drafts, and the others are sent what it drafted.
+    Where `DeviceDrafter` can be used it drafts and learns on the device, and nothing waits for the host. Else it drafts
+    on the host, and waits for the step's tokens: (requests, width) ids a step are copied. With tensor parallelism the
+    first rank drafts, and the others are sent what it drafted.
 
     Args:
         vllm_config: vLLM's configuration.
@@ -45,7 +49,7 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
     draft_logits = None  # each draft is one token with all the probability
 
     def __init__(self, vllm_config: Any, device: torch.device, req_states: Any) -> None:
-        self._served, self._requests = Served(vllm_config, ranked=True), req_states
+        self._served, self._requests = Served(vllm_config, device=device), req_states
         shape = self._served.requests, self._served.longest
         self._drafts = torch.zeros(shape, dtype=torch.int64, device=device)
         self.draft_token_confidence_probs = torch.zeros(shape, dtype=torch.float32, device=device)
@@ -96,20 +100,47 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
             return drafts
         drafts[:] = last_sampled.view(-1)[input_batch.idx_mapping[:count]].unsqueeze(1)
         likely.zero_()
-        if self._served.step is not None:
-            self._draft(input_batch, num_sampled[:count], num_rejected[:count], drafts, likely)
+        given = (input_batch, num_sampled[:count], num_rejected[:count], drafts, likely)
+        if self._served.there is not None:
+            self._draft_there(self._served.there, *given)
+        elif self._served.step is not None:
+            self._draft(self._served.step, *given)
         if self._several:
             group = get_tp_group()
             group.broadcast(drafts, src=0)
             group.broadcast(likely, src=0)
         return drafts
 
+    def _draft_there(
+        self,
+        step: DeviceDrafter,
+        batch: Any,
+        sampled: torch.Tensor,
+        rejected: torch.Tensor,
+        drafts: torch.Tensor,
+        likely: torch.Tensor,
+    ) -> None:
+        """The same on the device."""
+        self._forget_ended(step)
+        tokens, slots = self._requests.all_token_ids.gpu, batch.idx_mapping[: len(sampled)]
+        for slot, name in zip(batch.idx_mapping_np[: len(sampled)].tolist(), batch.req_ids, strict=True):
+            if self._owners[slot] != name:
+                self._owners[slot] = name
+                prompt = int(self._requests.prefill_len.np[slot])
+                step.start(slot, tokens, prompt, self._asked.get(name, Asked(drafts=False)))
+        ends = self._requests.total_len.gpu[slots.to(torch.int64)]
+        drafts[:], likely[:] = step.step(slots, sampled, rejected, ends, tokens)
+
     def _draft(
-        self, batch: Any, sampled: torch.Tensor, rejected: torch.Tensor, drafts: torch.Tensor, likely: torch.Tensor
+        self,
+        step: StepDrafter,
+        batch: Any,
+        sampled: torch.Tensor,
+        rejected: torch.Tensor,
+        drafts: torch.Tensor,
+        likely: torch.Tensor,
     ) -> None:
         """Write what is drafted for each request over `drafts`, and how likely it is over `likely`."""
-        step = self._served.step
-        assert step is not None
         fresh, refused, ends, recent = self._emitted(batch, sampled, rejected, step.width)
         rows = np.flatnonzero(fresh)
         if not rows.size:
@@ -137,7 +168,7 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
         drafts[where, :longest] = torch.from_numpy(ids).to(drafts.device)
         likely[where, :longest] = torch.from_numpy(step.confidences(chosen)).to(likely.device)
 
-    def _forget_ended(self, step: StepDrafter) -> None:
+    def _forget_ended(self, step: StepDrafter | DeviceDrafter) -> None:
         """Let go of what requests had that have ended."""
         known = self._requests.req_id_to_index
         ended = [slot for slot, name in enumerate(self._owners) if name and name not in known]
