@@ -6,7 +6,7 @@ import os
 import shlex
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -44,7 +44,7 @@ def main(
     if min(sizes) < 1:
         raise AdedError("--concurrency takes numbers from 1 on")
     texts = [prompt.turns[0] for prompt in read_prompts(prompts)]
-    settings = {"model": Path(model).name, "threads": os.environ.get("OMP_NUM_THREADS"), "serve": serve}
+    settings: dict[str, Any] = {"model": Path(model).name, "threads": os.environ.get("OMP_NUM_THREADS"), "serve": serve}
     settings |= {"max_new_tokens": max_new_tokens, "requests": requests, "concurrency": concurrency}
     settings |= {"temperature": temperature, "prompts": digest("\n".join(texts).encode())}
     console, kept = Console(highlight=False), Record(Measured, record, settings)
