@@ -128,7 +128,7 @@ FOLDER := "from aded.engines.transformers.loading import embedded_folder as fold
 SERVE_PIP := $(SERVE)/bin/python -m pip install --quiet --disable-pip-version-check
 
 vllm: vllm-setup
-	$(SERVING) $(SERVE)/bin/python -m benchmarks.vllm --prompts $(PROMPTS) --methods none,ngram,suffix,aded --concurrency 1,4 \
+	$(SERVING) $(SERVE)/bin/python -m benchmarks.servers --prompts $(PROMPTS) --methods none,ngram,suffix,aded --concurrency 1,4 \
 		--requests 8 --max-new-tokens 96 --serve "--dtype bfloat16 --max-model-len 4096 --gpu-memory-utilization 0.3" \
 		--model "$$($(BIN)/python -c $(FOLDER))"
 

@@ -1,7 +1,8 @@
-"""Ways to speculate in vLLM, compared in one run by vLLM's own benchmark client."""
+"""Ways to speculate in a server, compared in one run by the engine's own benchmark client."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import socket
 import subprocess
@@ -15,26 +16,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, Protocol
 
 from aded.errors import AdedError, PromptFileError
 from benchmarks.record import Record
 
-__all__ = ["METHODS", "Measured", "Summary", "compare", "server", "summarise"]
+__all__ = ["ENGINES", "Engine", "Measured", "Summary", "Wanted", "compare", "server", "summarise"]
 
-METHODS: dict[str, dict[str, Any] | None] = {
+_VLLM: dict[str, dict[str, Any] | None] = {
     "none": None,
     "ngram": {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_min": 2, "prompt_lookup_max": 4},
     "suffix": {"method": "suffix", "num_speculative_tokens": 32},
     "aded": {"model": "aded.vllm"},
     "aded-v2": {"model": "aded.vllm", "enable_adaptive_verification": True},  # needs a GPU
 }
+_SGLANG = {"none": None, "ngram": "NGRAM", "aded": "ADED"}
 _START_S = 600  # for a server to load, compile and listen
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What vLLM's client measured of one way at one number of requests at once; times in milliseconds.
+    """What an engine's own client measured of one way at one number of requests at once; times in milliseconds.
 
     Attributes:
         turn: which time it was, from 0.
@@ -42,7 +44,7 @@ class Measured:
         token_ms: mean time per output token after the first.
         first_ms: mean time to the first token.
         acceptance_length: tokens a step with a draft emits, the free one included; None without drafts.
-        drafted, accepted: tokens.
+        drafted, accepted: tokens; 0 where the engine does not say.
     """
 
     turn: int
@@ -56,14 +58,14 @@ class Measured:
     accepted: int
 
     @classmethod
-    def read(cls, turn: int, method: str, concurrency: int, result: dict[str, Any]) -> Measured:
-        """From the file the client writes.
+    def read(cls, turn: int, method: str, concurrency: int, count: int, result: dict[str, Any]) -> Measured:
+        """From the file that an engine's client writes of so many requests.
 
         Raises:
             AdedError: a request failed.
         """
-        if result["completed"] < result["num_prompts"]:
-            raise AdedError(f"{method}: {result['num_prompts'] - result['completed']} requests failed; see its output")
+        if (failed := count - result["completed"]) > 0:
+            raise AdedError(f"{method}: {failed} requests failed; see its output")
         return cls(
             turn,
             method,
@@ -71,15 +73,129 @@ class Measured:
             result["output_throughput"],
             result["mean_tpot_ms"],
             result["mean_ttft_ms"],
-            result.get("spec_decode_acceptance_length"),
+            result.get("spec_decode_acceptance_length") or result.get("accept_length"),
             result.get("spec_decode_draft_tokens", 0),
             result.get("spec_decode_accepted_tokens", 0),
         )
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a client is to send.
+
+    Attributes:
+        prompts: in order.
+        concurrency: requests at once.
+        max_new_tokens: of an answer.
+        temperature: of sampling.
+        result: where it writes what it measured, as JSON.
+    """
+
+    prompts: list[str]
+    concurrency: int
+    max_new_tokens: int
+    temperature: float
+    result: Path
+
+
+class Engine(Protocol):
+    """A server with speculation, and its own benchmark client.
+
+    Attributes:
+        name: what people call it.
+        methods: ways to speculate in it.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+
+    def installed(self) -> bool:
+        """Whether it is, in this environment."""
+        ...
+
+    def serve(self, model: str, port: int, method: str) -> list[str]:
+        """The command of a server."""
+        ...
+
+    def client(self, model: str, port: int, wanted: Wanted) -> list[str]:
+        """The command of its client."""
+        ...
+
+
+class Vllm:
+    """vLLM, by its command `vllm`."""
+
+    name, methods = "vLLM", tuple(_VLLM)
+
+    @staticmethod
+    def _command() -> str:
+        return str(Path(sys.executable).with_name("vllm"))
+
+    def installed(self) -> bool:
+        return Path(self._command()).is_file()
+
+    def serve(self, model: str, port: int, method: str) -> list[str]:
+        command = [self._command(), "serve", model, "--host", "127.0.0.1", "--port", str(port)]
+        if (speculative := _VLLM[method]) is not None:
+            command += ["--speculative-config", json.dumps(speculative)]
+        return command
+
+    def client(self, model: str, port: int, wanted: Wanted) -> list[str]:
+        asked = wanted.result.with_suffix(".prompts.jsonl")
+        lines = [json.dumps({"category": "", "turns": [prompt]}) + "\n" for prompt in wanted.prompts]
+        asked.write_text("".join(lines))
+        command = [self._command(), "bench", "serve", "--backend", "openai-chat", "--endpoint", "/v1/chat/completions"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--model", model]
+        command += ["--dataset-name", "spec_bench", "--dataset-path", str(asked), "--disable-shuffle", "--disable-tqdm"]
+        command += ["--num-prompts", str(len(lines)), "--spec-bench-output-len", str(wanted.max_new_tokens)]
+        command += ["--max-concurrency", str(wanted.concurrency), "--temperature", str(wanted.temperature)]
+        result = wanted.result
+        return [*command, "--save-result", "--result-dir", str(result.parent), "--result-filename", result.name]
+
+
+class Sglang:
+    """SGLang; every way of speculation has trees of 12 rows."""
+
+    name, methods = "SGLang", tuple(_SGLANG)
+
+    def installed(self) -> bool:
+        return importlib.util.find_spec("sglang") is not None
+
+    def serve(self, model: str, port: int, method: str) -> list[str]:
+        command = [sys.executable, "-m", "sglang.launch_server", "--model-path", model]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        if (algorithm := _SGLANG[method]) is not None:
+            command += ["--speculative-algorithm", algorithm, "--speculative-num-draft-tokens", "12"]
+        return command
+
+    def client(self, model: str, port: int, wanted: Wanted) -> list[str]:
+        asked, about = wanted.result.with_suffix(".prompts.jsonl"), {"temperature": wanted.temperature}
+        lines = [
+            json.dumps({"messages": [{"role": "user", "content": prompt}], "max_tokens": wanted.max_new_tokens} | about)
+            for prompt in wanted.prompts
+        ]
+        asked.write_text("\n".join(lines) + "\n")
+        command = [sys.executable, "-m", "sglang.benchmark.serving", "--backend", "sglang-oai-chat", "--model", model]
+        command += [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--dataset-name",
+            "openai",
+            "--dataset-path",
+            str(asked),
+        ]
+        command += ["--num-prompts", str(len(lines)), "--max-concurrency", str(wanted.concurrency), "--disable-tqdm"]
+        return [*command, "--disable-ignore-eos", "--output-file", str(wanted.result)]
+
+
+ENGINES: dict[str, Engine] = {"vllm": Vllm(), "sglang": Sglang()}
+
+
 @contextmanager
-def server(model: str, method: str, log: Path, arguments: list[str]) -> Iterator[int]:
-    """A running `vllm serve`; gives its port.
+def server(engine: Engine, model: str, method: str, log: Path, arguments: list[str]) -> Iterator[int]:
+    """A running server; gives its port.
 
     Raises:
         AdedError: it ended, or did not listen in time.
@@ -87,16 +203,15 @@ def server(model: str, method: str, log: Path, arguments: list[str]) -> Iterator
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [_vllm(), "serve", model, "--host", "127.0.0.1", "--port", str(port), *arguments]
-    if (speculative := METHODS[method]) is not None:
-        command += ["--speculative-config", json.dumps(speculative)]
     with log.open("w") as out:
+        command = [*engine.serve(model, port, method), *arguments]
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         try:
             until = time.monotonic() + _START_S
             while not _listens(port):
                 if process.poll() is not None or time.monotonic() > until:
-                    raise AdedError(f"vLLM with {method} did not start:\n{''.join(log.open().readlines()[-15:])}")
+                    last = "".join(log.open().readlines()[-15:])
+                    raise AdedError(f"{engine.name} with {method} did not start:\n{last}")
                 time.sleep(1)
             yield port
         finally:
@@ -109,6 +224,7 @@ def server(model: str, method: str, log: Path, arguments: list[str]) -> Iterator
 
 
 def compare(
+    engine: Engine,
     model: str,
     prompts: list[str],
     *,
@@ -129,57 +245,49 @@ def compare(
 
     Args:
         requests: to be sent at each concurrency, and no fewer than three times as many as are sent at once.
-        arguments: further ones for `vllm serve`.
+        arguments: further ones for the server.
         logs: folder for the servers' and clients' output.
         record: what is measured is added to it. A server that it has all of in a turn is not started again.
 
     Raises:
-        AdedError: no vLLM here, too few prompts, or a server or client that fails.
+        AdedError: the engine is not here, too few prompts, or a server or client that fails.
     """
-    if not Path(_vllm()).is_file():
-        raise AdedError("vLLM is not installed here; install it with: pip install aded vllm")
+    if not engine.installed():
+        raise AdedError(f"{engine.name} is not installed here; install it with: pip install aded {engine.name.lower()}")
     counts = [max(requests, 3 * c) for c in concurrencies]
     if sum(counts) > len(prompts):
         raise PromptFileError(f"{sum(counts)} prompts are needed and there are {len(prompts)}; ask for fewer requests")
     # Every category everywhere: each concurrency takes its prompts evenly from the whole file.
     spread = [prompts[i * len(prompts) // sum(counts)] for i in range(sum(counts))]
     owners = [c for at in range(max(counts)) for c, n in enumerate(counts) if at < n]
-    for c, concurrency in enumerate(concurrencies):
-        own = [prompt for prompt, owner in zip(spread, owners, strict=True) if owner == c]
-        lines = [json.dumps({"category": "", "turns": [prompt]}) + "\n" for prompt in own]
-        (logs / f"prompts-{concurrency}.jsonl").write_text("".join(lines))
+    own = [[one for one, owner in zip(spread, owners, strict=True) if owner == c] for c in range(len(counts))]
     known = {(row.turn, row.method, row.concurrency) for row in record.rows}
     for turn in range(repeats):
         for method in methods:
             if all((turn, method, concurrency) in known for concurrency in concurrencies):
                 continue
             rows = list[Measured]()
-            with server(model, method, logs / f"{method}.log", arguments) as port:
-                for concurrency, count in zip(concurrencies, counts, strict=True):
-                    options = {"--host": "127.0.0.1", "--port": port, "--model": model, "--num-prompts": count}
-                    options |= {"--dataset-path": logs / f"prompts-{concurrency}.jsonl"}
-                    options |= {"--max-concurrency": concurrency, "--temperature": temperature}
-                    options |= {"--spec-bench-output-len": max_new_tokens}
-                    result = _client(options, logs, f"{method}-{concurrency}")
-                    measured = Measured.read(turn, method, concurrency, result)
-                    rows.append(measured)
-                    yield measured
+            with server(engine, model, method, logs / f"{method}.log", arguments) as port:
+                for concurrency, asked in zip(concurrencies, own, strict=True):
+                    result = logs / f"{method}-{concurrency}.json"
+                    wanted = Wanted(asked, concurrency, max_new_tokens, temperature, result)
+                    found = _measured(engine, model, port, wanted)
+                    rows.append(Measured.read(turn, method, concurrency, len(asked), found))
+                    yield rows[-1]
             for row in rows:  # whole servers alone: what one learned at first helps it later
                 record.add(row)
 
 
-def _client(options: dict[str, Any], logs: Path, name: str) -> dict[str, Any]:
-    """Run vLLM's benchmark client; what it found."""
-    result, log = logs / f"{name}.json", logs / f"{name}.log"
-    command = [_vllm(), "bench", "serve", "--backend", "openai-chat", "--endpoint", "/v1/chat/completions"]
-    command += ["--dataset-name", "spec_bench", "--disable-shuffle", "--disable-tqdm"]
-    command += ["--save-result", "--result-dir", str(logs), "--result-filename", result.name]
-    command += [str(part) for option in options.items() for part in option]
+def _measured(engine: Engine, model: str, port: int, wanted: Wanted) -> dict[str, Any]:
+    """Run an engine's client; what it found."""
+    result, log = wanted.result, wanted.result.with_suffix(".log")
     result.unlink(missing_ok=True)
     with log.open("w") as out:
+        command = engine.client(model, port, wanted)
         ended = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False)
     if ended.returncode or not result.is_file():
-        raise AdedError(f"vLLM's benchmark client failed with {name}:\n{''.join(log.open().readlines()[-15:])}")
+        last = "".join(log.open().readlines()[-15:])
+        raise AdedError(f"the benchmark client of {engine.name} failed with {result.stem}:\n{last}")
     read: dict[str, Any] = json.loads(result.read_text())
     return read
 
@@ -235,10 +343,6 @@ def summarise(results: list[Measured]) -> list[Summary]:
             )
         )
     return found
-
-
-def _vllm() -> str:
-    return str(Path(sys.executable).with_name("vllm"))
 
 
 def _listens(port: int) -> bool:

@@ -75,6 +75,7 @@ def test_the_commands_and_options_they_name_exist() -> None:
         "benchmarks.crowding",
         "benchmarks.commits",
         "benchmarks.device",
+        "benchmarks.device_drafts",
         "benchmarks.serve_load",
         "benchmarks.soak",
         "benchmarks.exactness",
@@ -82,7 +83,7 @@ def test_the_commands_and_options_they_name_exist() -> None:
         "benchmarks.calibration",
         "benchmarks.regret",
         "benchmarks.step_profile",
-        "benchmarks.vllm",
+        "benchmarks.servers",
         "benchmarks.simulated_serving",
     }
     for name, words in found:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# vLLM on one GPU, in under ten minutes and without a network: no speculation, n-gram, and ADED on both model runners.
+# vLLM on one GPU, in under ten minutes and without a network: no speculation, n-gram, and ADED on both model runners;
+# before it, what a step of drafting and learning takes there.
 #
 #   benchmarks/gpu/vllm.sh MODEL PROMPTS FIGURES.jsonl [--device cpu]
 #
@@ -7,7 +8,7 @@
 # client and aded are those of $PYTHON. With `--device cpu` it is a trial of the script itself: a few short answers.
 set -euo pipefail
 if [ $# -lt 3 ]; then
-    sed -n '2,9p' "$0" >&2
+    sed -n '2,10p' "$0" >&2
     exit 2
 fi
 model=$1 prompts=$(realpath "$2") figures=$(realpath -m "$3") device=gpu
@@ -23,5 +24,9 @@ else
     serve="--dtype bfloat16 --max-model-len 4096"
 fi
 "$python" -c "import aded, vllm; print('vLLM', vllm.__version__, 'aded', aded.__version__)"
+if [ "$device" != cpu ]; then
+    "$python" -m benchmarks.device_drafts --requests 1,16,64,256
+    "$python" -m pytest -q -m gpu tests/engines/device
+fi
 # shellcheck disable=SC2086
-exec "$python" -m benchmarks.vllm --model "$model" --prompts "$prompts" --record "$figures" $sizes --serve "$serve"
+exec "$python" -m benchmarks.servers --model "$model" --prompts "$prompts" --record "$figures" $sizes --serve "$serve"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from aded import AdedError
-from benchmarks.serving import Measured, summarise
-from benchmarks.vllm import app
+from benchmarks.servers import app
+from benchmarks.serving import ENGINES, Engine, Measured, Vllm, Wanted, server, summarise
 from support.paths import PROMPTS
 
 
@@ -23,13 +22,15 @@ from support.paths import PROMPTS
         (["--concurrency", "four"], "whole numbers"),
         (["--concurrency", "0"], "from 1 on"),
         (["--methods", "none,eagle"], "there is no way eagle"),
+        (["--engine", "sglang", "--methods", "suffix"], "there is no way suffix"),
+        (["--engine", "tgi"], "choose one of vllm, sglang"),
         ([], "vLLM is not installed"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_says_why(
     options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.serving._vllm", lambda: "/nowhere/vllm")
+    monkeypatch.setattr(Vllm, "installed", lambda self: False)
     shown = CliRunner().invoke(app, ["--prompts", str(PROMPTS), "--model", "m", *options])
     assert isinstance(shown.exception, AdedError)
     assert message in str(shown.exception)
@@ -57,22 +58,19 @@ def test_a_comparison_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest
     started: list[str] = []
 
     @contextmanager
-    def server(model: str, method: str, log: Path, arguments: list[str]) -> Iterator[int]:
+    def server(engine: Engine, model: str, method: str, log: Path, arguments: list[str]) -> Iterator[int]:
         started.append(method)
         if len(started) == 4:
             raise AdedError("out of memory")
         yield 0
 
-    def client(options: dict[str, Any], logs: Path, name: str) -> dict[str, Any]:
-        count = options["--num-prompts"]
-        sent = (options["--dataset-path"]).read_text().splitlines()
-        assert len(sent) == count
-        known = {"completed": count, "num_prompts": count, "output_throughput": 10.0}
-        return known | {"mean_tpot_ms": 9.0, "mean_ttft_ms": 50.0}
+    def client(self: Engine, model: str, port: int, wanted: Wanted) -> list[str]:
+        found = {"completed": len(wanted.prompts), "output_throughput": 10.0, "mean_tpot_ms": 9.0, "mean_ttft_ms": 50.0}
+        return ["sh", "-c", f"echo '{json.dumps(found)}' > {wanted.result}"]
 
-    monkeypatch.setattr("benchmarks.serving._vllm", lambda: sys.executable)
+    monkeypatch.setattr(Vllm, "installed", lambda self: True)
+    monkeypatch.setattr(Vllm, "client", client)
     monkeypatch.setattr("benchmarks.serving.server", server)
-    monkeypatch.setattr("benchmarks.serving._client", client)
     record = tmp_path / "turns.jsonl"
     command = ["--prompts", str(PROMPTS), "--model", "m", "--concurrency", "1,2", "--requests", "3", "--repeats", "2"]
     command += ["--record", str(record)]
@@ -86,3 +84,25 @@ def test_a_comparison_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest
     assert len(record.read_text().splitlines()) == 12
     assert shown.stdout.count("1.00x (1.00-1.00)") == 4
     assert "other settings" in str(CliRunner().invoke(app, [*command, "--max-new-tokens", "9"]).exception)
+
+
+def test_a_client_is_asked_in_its_own_way(tmp_path: Path) -> None:
+    wanted = Wanted(["one", "two\nlines"], 4, 128, 0.5, tmp_path / "aded-4.json")
+    for name, texts in (("vllm", ["turns"]), ("sglang", ["messages", 0, "content"])):
+        command = ENGINES[name].client("m", 8000, wanted)
+        assert command[command.index("--max-concurrency") + 1] == "4"
+        rows = [json.loads(line) for line in (tmp_path / "aded-4.prompts.jsonl").read_text().splitlines()]
+        for key in texts:
+            rows = [row[key] for row in rows]
+        assert rows == ([["one"], ["two\nlines"]] if name == "vllm" else ["one", "two\nlines"])
+    assert ENGINES["sglang"].serve("m", 8000, "none")[-2:] == ["--port", "8000"]
+    assert ENGINES["sglang"].serve("m", 8000, "aded")[-3:-2] == ["ADED"]
+
+
+def test_a_server_that_ends_says_what_it_said(tmp_path: Path) -> None:
+    class Ends(Vllm):
+        def serve(self, model: str, port: int, method: str) -> list[str]:
+            return ["sh", "-c", "echo no memory; exit 3"]
+
+    with pytest.raises(AdedError, match="no memory"), server(Ends(), "m", "none", tmp_path / "log", []):
+        pass

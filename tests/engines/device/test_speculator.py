@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any
 
 import pytest
+import torch
 
 from aded.errors import SettingsError
 from support.interpreted import device_module
@@ -64,3 +66,10 @@ def test_greedy_and_sampled_texts_are_those_of_v2_without_drafts(small: str) -> 
     counts = ours.result()["counts"]
     accepted = counts["vllm:spec_decode_num_accepted_tokens"]
     assert 10 < accepted < counts["vllm:spec_decode_num_draft_tokens"] - 10
+
+
+def test_steps_can_be_timed() -> None:
+    device_module("drafter")
+    measured = import_module("benchmarks.device_drafts").measure(1, torch.device("cpu"), 5)
+    assert list(measured) == ["handed over", "done", "on the host", "tokens a step"]
+    assert min(measured.values()) > 0

@@ -1,7 +1,8 @@
 """Greedy and seeded answers of a small model, as JSON: `seeded.py MODEL SPECULATIVE_CONFIG ARGUMENTS`.
 
-The last two are JSON; with a third, `[n]`, only that way of sampling is asked for, and less. More requests than run at once, twice: what was said the first time is then drafted. (top_k and
-top_p of many rows have a kernel that Triton's interpreter cannot run.)
+The last two are JSON, and so is a third: which of the ways of sampling to ask for. More requests than run at once,
+twice: what was said the first time is then drafted. (top_k and top_p of many rows have a kernel that Triton's
+interpreter cannot run.)
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ __all__ = ["DeviceDrafter"]
 
 _PIECE = 4096  # tokens of a prompt that are learned at once
 _BLOCK = 16  # entries that a program reads at once
+_AS_HERE = {"enable_fp_fusion": False}  # the host rounds each product and each sum
 
 
 class DeviceDrafter:
@@ -109,6 +110,7 @@ class DeviceDrafter:
         self.began = 0.0
         sizes = {"COUNT": tables.count, "PLACES": tables.layout.shape[2], "LAYERS": tables.layers}
         self._sizes = sizes | {"WIDEST": tables.widest, "CELLS": tables.shares.shape[2], "WIDTH": tables.longest}
+        self._compile()
         self._upload()
 
     @property
@@ -153,7 +155,7 @@ class DeviceDrafter:
             self.tables.forget(slot)
             if not asked.drafts:
                 return
-            row = torch.tensor([slot], dtype=torch.int32).to(self._device, non_blocking=True)
+            row = torch.full((1,), slot, dtype=torch.int32, device=self._device)
             for begin in range(1, prompt, _PIECE):
                 end = min(begin + _PIECE, prompt)
                 ends, count = (torch.full_like(row, n) for n in (end, end - begin))
@@ -182,33 +184,16 @@ class DeviceDrafter:
             tokens: int32, (requests, length), those of all requests; rows may lie apart.
         """
         self.began = time.perf_counter()
-        count, most = len(rows), self._longest + 1
+        count, entries = len(rows), len(rows) * (self._longest + 1)
         rows, emitted, refused, ends = (array.to(torch.int32) for array in (rows, emitted, refused, ends))
         with self._lock:
             self._tick()
-            tables, entries = self.tables, count * most
-            self._observe(rows, emitted, ends, tokens, most, judged=True)
-            arrays = tables.shares, tables.seen, self._cells, self._posteriors, rows, emitted
-            least, prior = map(float, InterpolationWeights.steps)
-            learning.judge[tables.count, tables.groups](
-                *arrays, count, most, self._groups, least, prior, **_of(self._sizes, "PLACES", "CELLS")
-            )
+            self._observe(rows, emitted, ends, tokens, self._longest + 1, judged=True)
+            self._judge(rows, emitted)
             self._learn(self._own, entries, 0, 1.0, OWN_FORGETTING)
             self._learn(self._shared, entries, 1, 1.0, self._drafter.representative.forgetting)
-            state = self._classes, self._every, self._sequences
-            kept = {"CLASS_KEPT": CLASS_KEPT, "CLASS_PRIOR": CLASS_PRIOR, "SEQUENCE_KEPT": SEQUENCE_KEPT}
-            requests = len(self._said)
-            learning.calibrate[1,](
-                *state, self._said, self._paths, rows, emitted, refused, count, requests, self._class_edges,
-                **kept, ALL_KEPT=ALL_KEPT, LONGEST=self._longest,
-            )  # fmt: skip
-            drafting.draft[count,](
-                self.drafts, self.likely, self._paths, rows, emitted, ends, tokens, tokens.stride(0), self._groups,
-                self._asked, tables.keys, tables.counts, tables.successors, tables.weights, tables.layout,
-                tables.shares, self._edges, self._classes, self._class_edges, self._every, self._sequences, requests,
-                self._max_length, self._vocabulary, self._min_probability, self._most, LONGEST=self._longest,
-                PADDED=power_of_two(self._longest), SPAN=power_of_two(tables.longest + self._longest), **self._sizes,
-            )  # fmt: skip
+            self._calibrate(rows, emitted, refused)
+            self._draft(rows, emitted, ends, tokens)
             found = self.likely[:count] > 0
             self._drafted += torch.stack([found.any().to(torch.int64), found.sum()])
         self._steps += 1
@@ -218,11 +203,8 @@ class DeviceDrafter:
     def facts(self) -> dict[str, Any]:
         """What is counted for the server's metrics, as `Meter.facts` says it. Drafting seconds are those that the host
         spent on handing steps over."""
-        with self._lock:
-            steps, evidence = int(self._drafted[0]), self.evidence()
-            keys = self.tables.keys_of(0)
-            used = int(torch.count_nonzero(keys))
-        classes = evidence.by_class()
+        steps, classes, keys = int(self._drafted[0]), self.evidence().by_class(), self.tables.keys_of(0)
+        used = int(torch.count_nonzero(keys))
         return {
             "steps": dict(Counter({"drafted": steps, "nothing to draft": self._steps - steps})),
             "draft_seconds": self._seconds,
@@ -255,7 +237,14 @@ class DeviceDrafter:
             self._keys, self._own, self._shared, self._entry_tokens, self._cells, self._posteriors, rows, emitted,
             ends, most, tokens, tokens.stride(0), self._groups, self._asked, self._said, tables.orders, tables.mine,
             tables.keys, tables.counts, tables.successors, tables.weights, tables.layout, tables.shares, self._edges,
-            ORDERS=len(tables.orders), JUDGED=judged, **self._sizes,
+            ORDERS=len(tables.orders), JUDGED=judged, **self._sizes, **_AS_HERE,
+        )  # fmt: skip
+
+    def _judge(self, rows: torch.Tensor, emitted: torch.Tensor) -> None:
+        tables, (least_step, prior) = self.tables, map(float, InterpolationWeights.steps)
+        learning.judge[tables.count, tables.groups](
+            tables.shares, tables.seen, self._cells, self._posteriors, rows, emitted, len(rows), self._longest + 1,
+            self._groups, least_step, prior, PLACES=self._sizes["PLACES"], CELLS=self._sizes["CELLS"], **_AS_HERE,
         )  # fmt: skip
 
     def _learn(self, starts: torch.Tensor, entries: int, layer: int, probability: float, forgetting: float) -> None:
@@ -263,7 +252,25 @@ class DeviceDrafter:
         learning.learn[self._programs,](
             self._keys, starts, self._entry_tokens, entries, tables.keys, tables.stamps, tables.counts,
             tables.successors, tables.weights, *tables.values_of(layer), self._clock, probability, forgetting,
-            ORDERS=len(tables.orders), BLOCK=_BLOCK, WIDEST=tables.widest,
+            ORDERS=len(tables.orders), BLOCK=_BLOCK, WIDEST=tables.widest, **_AS_HERE,
+        )  # fmt: skip
+
+    def _calibrate(self, rows: torch.Tensor, emitted: torch.Tensor, refused: torch.Tensor) -> None:
+        learning.calibrate[1,](
+            self._classes, self._every, self._sequences, self._said, self._paths, rows, emitted, refused, len(rows),
+            len(self._said), self._class_edges, CLASS_KEPT=CLASS_KEPT, CLASS_PRIOR=CLASS_PRIOR,
+            SEQUENCE_KEPT=SEQUENCE_KEPT, ALL_KEPT=ALL_KEPT, LONGEST=self._longest, **_AS_HERE,
+        )  # fmt: skip
+
+    def _draft(self, rows: torch.Tensor, emitted: torch.Tensor, ends: torch.Tensor, tokens: torch.Tensor) -> None:
+        tables = self.tables
+        drafting.draft[len(rows),](
+            self.drafts, self.likely, self._paths, rows, emitted, ends, tokens, tokens.stride(0), self._groups,
+            self._asked, tables.keys, tables.counts, tables.successors, tables.weights, tables.layout, tables.shares,
+            self._edges, self._classes, self._class_edges, self._every, self._sequences, len(self._said),
+            self._max_length, self._vocabulary, self._min_probability, self._most, LONGEST=self._longest,
+            PADDED=power_of_two(self._longest), SPAN=power_of_two(tables.longest + self._longest), **self._sizes,
+            **_AS_HERE,
         )  # fmt: skip
 
     def _group(self, chosen: Movable) -> int:
@@ -295,6 +302,14 @@ class DeviceDrafter:
             self._clock = self.tables.put(0, self._drafter.representative.arrays)
             self.tables.believe(0, self._drafter.weights)
 
+    def _compile(self) -> None:
+        """Compile all kernels, by a step in which nothing happens."""
+        none, tokens = torch.zeros(1, dtype=torch.int32, device=self._device), self._groups[None]
+        self._observe(none, none, none, tokens, 1, judged=False)
+        self.step(none, none, none, none, tokens)
+        self._clock = self._steps = 0
+        self._seconds = 0.0
+
     def _tick(self) -> None:
         if self._clock >= LAST_STAMP:
             self.tables.halve_stamps()
@@ -318,7 +333,3 @@ def _edges(edges: Any, length: int) -> torch.Tensor:
     narrow = exact.astype(np.float32)
     wide[: len(exact)] = np.where(narrow > exact, np.nextafter(narrow, np.float32(-np.inf)), narrow)
     return torch.from_numpy(wide)
-
-
-def _of(sizes: dict[str, int], *names: str) -> dict[str, int]:
-    return {name: sizes[name] for name in names}

@@ -41,7 +41,7 @@ def likeliest(ids, mass, COUNT: tl.constexpr, PLACES: tl.constexpr, WIDEST: tl.c
     return tl.sum(tl.sum(tl.where(number == first, ids, 0), 1), 0), best
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride"])  # they change from step to step
 def draft(
     drafts,
     likely,

@@ -18,7 +18,7 @@ _NOWHERE = tl.constexpr(2**30)
 _NEVER = tl.constexpr(2**40)  # above all stamps
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most", "stride"])  # they change from step to step
 def observe(
     entry_keys,
     own_starts,
@@ -126,7 +126,7 @@ def observe(
             tl.store(posteriors + entry * PLACES + place, found)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "most"])  # they change from step to step
 def judge(
     shares, seen, cells, posteriors, rows, emitted, count, most, groups, least_step, prior,
     PLACES: tl.constexpr, CELLS: tl.constexpr,
@@ -155,7 +155,7 @@ def judge(
     tl.store(seen + own, times)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["entries", "clock"])  # they change from step to step
 def learn(
     entry_keys,
     starts,
@@ -233,7 +233,7 @@ def learn(
             left -= 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])  # they change from step to step
 def calibrate(
     classes, every, sequences, said, paths, rows, emitted, refused, count, requests, class_edges,
     CLASS_KEPT: tl.constexpr, CLASS_PRIOR: tl.constexpr, SEQUENCE_KEPT: tl.constexpr, ALL_KEPT: tl.constexpr,

@@ -162,6 +162,9 @@ class DeviceTables:
         part = self._shared(group)
         if len(table.keys) != part.slots:
             raise ValueError(f"a table of {len(table.keys)} slots does not fit into {part.slots}")
+        if not table.keys.any():
+            self.keys[part.first : part.end] = 0
+            return 0
         return self._write(part, table)
 
     def get(self, group: int, table: Table) -> None:

@@ -1,4 +1,4 @@
-"""Ways to speculate in vLLM, compared: `python -m benchmarks.vllm --prompts FILE --model MODEL`."""
+"""Ways to speculate in a server, compared: `python -m benchmarks.servers --prompts FILE --model MODEL`."""
 
 from __future__ import annotations
 
@@ -17,39 +17,50 @@ from aded.files import digest
 from aded.traces.prompts import read_prompts
 from benchmarks.command import new_app, run
 from benchmarks.record import Record
-from benchmarks.serving import METHODS, Measured, compare, summarise
+from benchmarks.serving import ENGINES, Measured, compare, summarise
 
 __all__ = ["app"]
 
 app = new_app()
 
+METHODS = "none,ngram,aded"
+
 
 @app.command()
 def main(
     prompts: Annotated[Path, typer.Option(help="Spec-Bench or other JSON lines, or text lines.")],
-    model: Annotated[str, typer.Option(help="What vLLM is to serve.")],
-    methods: Annotated[str, typer.Option(help="Of none, ngram, suffix, aded, aded-v2.")] = "none,ngram,aded",
+    model: Annotated[str, typer.Option(help="What is to be served.")],
+    engine: Annotated[str, typer.Option(help="vllm or sglang.")] = "vllm",
+    methods: Annotated[str, typer.Option(help="Of none, ngram, aded; of vLLM suffix and aded-v2 too.")] = METHODS,
     concurrency: Annotated[str, typer.Option(help="Requests at once, comma-separated.")] = "1,4,16",
     requests: Annotated[int, typer.Option(min=1, help="At each concurrency, or thrice as many as at once.")] = 24,
     max_new_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 128,
     repeats: Annotated[int, typer.Option(min=1, help="How often to go through all of it.")] = 1,
     temperature: Temperature = 0.0,
-    serve: Annotated[str, typer.Option(help="Further arguments of vllm serve.")] = "--dtype bfloat16",
+    serve: Annotated[str, typer.Option(help="Further arguments of the server.")] = "--dtype bfloat16",
     record: Annotated[Path | None, typer.Option(help="Write figures to this file, and go on from those in it.")] = None,
 ) -> None:
-    """Serve a model with and without speculation and measure each with vLLM's own benchmark client."""
+    """Serve a model with and without speculation and measure each with the engine's own benchmark client."""
+    if (served := ENGINES.get(engine)) is None:
+        raise AdedError(f"there is no engine {engine!r}; choose one of {', '.join(ENGINES)}")
     names, sizes = words_of(methods, "--methods"), numbers_of(concurrency, "--concurrency")
-    if unknown := [name for name in names if name not in METHODS]:
-        raise UnknownDrafterError(f"there is no way {', '.join(unknown)}; choose of {', '.join(METHODS)}")
+    if unknown := [name for name in names if name not in served.methods]:
+        raise UnknownDrafterError(f"there is no way {', '.join(unknown)}; choose of {', '.join(served.methods)}")
     if min(sizes) < 1:
         raise AdedError("--concurrency takes numbers from 1 on")
     texts = [prompt.turns[0] for prompt in read_prompts(prompts)]
-    settings: dict[str, Any] = {"model": Path(model).name, "threads": os.environ.get("OMP_NUM_THREADS"), "serve": serve}
+    settings: dict[str, Any] = {
+        "engine": engine,
+        "model": Path(model).name,
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "serve": serve,
+    }
     settings |= {"max_new_tokens": max_new_tokens, "requests": requests, "concurrency": concurrency}
     settings |= {"temperature": temperature, "prompts": digest("\n".join(texts).encode())}
     console, kept = Console(highlight=False), Record(Measured, record, settings)
     with TemporaryDirectory() as folder:
         for result in compare(
+            served,
             model,
             texts,
             methods=names,
