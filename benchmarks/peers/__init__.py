@@ -3,6 +3,6 @@
 What needs a package of its own says so when it is made, not before.
 """
 
-from benchmarks.peers import authors, ngram_trie, suffix
+from benchmarks.peers import authors, automaton, ngram_trie, racer, suffix
 
-__all__ = ["authors", "ngram_trie", "suffix"]
+__all__ = ["authors", "automaton", "ngram_trie", "racer", "suffix"]

@@ -8,7 +8,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+]
 
 
 def test_drafts_are_the_host_s() -> None:
