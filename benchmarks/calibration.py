@@ -14,14 +14,13 @@ import matplotlib
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
 from aded.budget import FixedBudget
-from aded.cli.options import plain_table
+from aded.cli.options import plain_table, table_console
 from aded.drafters import create
 from aded.drafters.base import Drafter
 from aded.errors import AdedError
@@ -133,7 +132,7 @@ def main(
         if count:
             table.add_row(f"{predicted:.3f}", f"{measured:.3f}", str(count))
     summary = f"{drafter}, {max_draft_tokens} nodes: error {found.error:.4f}, accepted / predicted {found.total:.3f}\n"
-    Console(highlight=False).print(summary, table, sep="\n")
+    table_console().print(summary, table, sep="\n")
     if plot is not None:
         draw(found, plot)
 

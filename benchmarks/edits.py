@@ -1,14 +1,26 @@
-"""Edits of real files: what a program is asked for that shows a model a file and wants it back with a change."""
+"""Edits of real files: what a program is asked for that shows a model a file and wants it back with a change.
+
+`python -m benchmarks.edits edits.jsonl --count 40` writes them as prompts.
+"""
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-__all__ = ["Edit", "edits"]
+import typer
+
+from aded.files import replace
+from benchmarks.command import new_app, run
+
+__all__ = ["Edit", "app", "edits"]
+
+app = new_app()
 
 _LINES = (40, 120)  # of a file
 _ASK = (
@@ -68,3 +80,22 @@ def _edited(lines: list[str], share: float, draw: random.Random) -> tuple[list[s
             indent = re.match(r"\s*", after[i])
             after.insert(i, (indent[0] if indent else "") + f"# note {draw.randrange(1000)}")
     return after, f"Rename {old} to {new} wherever it stands."
+
+
+@app.command()
+def main(
+    out: Annotated[Path, typer.Argument(help="File to write, as JSON lines.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 40,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of a file's lines to change.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Others for another one.")] = 0,
+) -> None:
+    """Write edits of this installation's Python files as prompts, each with the file as it should become."""
+    rows = [
+        {"question_id": f"edit-{number}", "category": "code edits", "prompt": one.asked, "output": one.after}
+        for number, one in enumerate(edits(count, share=share, seed=seed))
+    ]
+    replace(out, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+if __name__ == "__main__":
+    run(app)

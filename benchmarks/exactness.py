@@ -19,10 +19,9 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from rich.console import Console
 
 import aded
-from aded.cli.options import Dtype, Model, Threads, most_of, plain_table, words_of
+from aded.cli.options import Dtype, Model, Threads, most_of, plain_table, table_console, words_of
 from aded.cli.progress import progress_bar
 from aded.engines.transformers.loading import Loaded, load
 from aded.errors import AdedError
@@ -217,7 +216,7 @@ def _show(found: Sequence[Agreement]) -> None:
     for x in found:
         figures = f"{x.same} of {x.answers}", f"{x.differing} of {x.scores}", f"{x.accepted} of {x.drafted}"
         table.add_row(x.drafter, x.budget, x.promise, *figures, x.digest)
-    Console(highlight=False).print(table)
+    table_console().print(table)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 import aded
-from aded.cli.options import Model, plain_table, words_of
+from aded.cli.options import Model, plain_table, table_console, words_of
 from aded.cli.progress import progress_bar
 from aded.engines.base.loaded import embedded_file
 from aded.engines.base.runner import Answer
@@ -238,7 +237,7 @@ def main(
         table.add_column(name, no_wrap=True)
     for way in ways.decode:
         table.add_row(*_shown(way, rows))
-    console = Console(highlight=False, width=100)
+    console = table_console()
     console.print(table)
     if len({row.category for row in rows}) > 1:
         console.print(_by_category(list(ways.decode), rows))

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from aded.budget import MAX_DRAFT_TOKENS, AdaptiveBudget, Budget, CostCurve, Evidence, FixedBudget, MeasuredCost, Pass
-from aded.cli.options import Limit, plain_table
+from aded.cli.options import Limit, plain_table, table_console
 from aded.cli.progress import progress_bar
 from aded.drafters import create
 from aded.drafters.base import Drafter
@@ -140,7 +139,7 @@ def main(
         plain = result.chosen / result.fixed[0]
         used, best = f"{result.nodes_used:.1f}", f"{result.best} nodes"
         table.add_row(text, used, best, f"[bold]{result.ratio:.3f}x[/bold]", f"{plain:.2f}x")
-    Console(highlight=False).print(table)
+    table_console().print(table)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from aded.cli.options import Temperature, numbers_of, plain_table, words_of
+from aded.cli.options import Temperature, numbers_of, plain_table, table_console, words_of
 from aded.errors import AdedError, UnknownDrafterError
 from aded.files import digest
 from aded.traces.prompts import read_prompts
@@ -57,7 +56,7 @@ def main(
     }
     settings |= {"max_new_tokens": max_new_tokens, "requests": requests, "concurrency": concurrency}
     settings |= {"temperature": temperature, "prompts": digest("\n".join(texts).encode())}
-    console, kept = Console(highlight=False), Record(Measured, record, settings)
+    console, kept = table_console(), Record(Measured, record, settings)
     with TemporaryDirectory() as folder:
         for result in compare(
             served,

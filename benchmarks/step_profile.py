@@ -14,11 +14,10 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from aded.cli.options import Dtype, Model, plain_table
+from aded.cli.options import Dtype, Model, plain_table, table_console
 from aded.engines.transformers import cache as kv
 from aded.engines.transformers.compat import with_cache
 from aded.engines.transformers.exact_kernels import our_kernels
@@ -121,7 +120,7 @@ def main(
         table.add_column(column, justify="left" if column == "ms in" else "right")
     for part in PARTS:
         table.add_row(part, *(f"{1e3 * taken[part]:.1f}" for pair in spent.values() for taken in pair))
-    Console(highlight=False).print(f"{loaded.name}, milliseconds of steps of so many tokens\n", table, sep="\n")
+    table_console().print(f"{loaded.name}, milliseconds of steps of so many tokens\n", table, sep="\n")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def test_the_commands_and_options_they_name_exist() -> None:
         "benchmarks.commits",
         "benchmarks.device",
         "benchmarks.device_drafts",
+        "benchmarks.edits",
         "benchmarks.serve_load",
         "benchmarks.soak",
         "benchmarks.exactness",

@@ -1,4 +1,4 @@
-"""SAM-Decoding (Hu et al., ACL 2025, arXiv 2411.10666), by its rule: what followed the longest suffix that stood before.
+"""SAM-Decoding (Hu et al., ACL 2025, arXiv 2411.10666): what followed the longest suffix that stood before.
 
 Written from the paper, with its combination with Token Recycling and without a static corpus: a suffix automaton of the
 prompt and the answer says where the longest suffix stood first, and what followed there is drafted; where it is shorter

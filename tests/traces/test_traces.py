@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,40 @@ def test_prompt_files_of_every_kind(tmp_path: Path) -> None:
     assert read_prompts(tmp_path / "pairs.jsonl")[0].output == "o"
 
 
-@pytest.mark.parametrize("line", ['{"prompt": ', '{"turns": []}', '{"prompt": 3}', '{"prompt": "a", "output": 1}', ""])
+def test_prompts_of_other_suites_are_read_as_they_come(tmp_path: Path) -> None:
+    human = tmp_path / "HumanEval.jsonl.gz"
+    row = {"task_id": "HumanEval/0", "prompt": 'def f():\n    """a\u2028b"""\n', "canonical_solution": "    pass"}
+    human.write_bytes(gzip.compress((json.dumps(row, ensure_ascii=False) + "\r\n").encode()))
+    (prompt,) = read_prompts(human)
+    assert (prompt.name, prompt.category, prompt.turns) == ("HumanEval/0", "HumanEval", (row["prompt"],))
+    speed = tmp_path / "qualitative.jsonl"
+    said = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    speed.write_text(json.dumps({"category": "coding", "messages": [*said, {"role": "user", "content": "c"}]}))
+    assert read_prompts(speed)[0].turns == ("a", "c")
+    assert read_prompts(speed)[0].category == "coding"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": ',
+        '{"turns": []}',
+        '{"prompt": 3}',
+        '{"prompt": "a", "output": 1}',
+        '{"messages": "a"}',
+        '{"messages": ["a"]}',
+        '{"messages": [{"role": "system", "content": "a"}]}',
+        '{"messages": [{"role": "user", "content": 3}]}',
+        "",
+    ],
+)
 def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "bad.jsonl").write_text(line)
     with pytest.raises(PromptFileError):
         read_prompts(tmp_path / "bad.jsonl")
+    (tmp_path / "bad.jsonl.gz").write_text(line)
+    with pytest.raises(PromptFileError):
+        read_prompts(tmp_path / "bad.jsonl.gz")
 
 
 @pytest.fixture(scope="module")

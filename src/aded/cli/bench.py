@@ -69,7 +69,7 @@ def bench(
     chosen = read_prompts(prompts, limit=limit, per_category=per_category, skip=skip)
     names = options.words_of(drafters or _DRAFTERS.get(engine, "adaptive"), "--drafters")
     most = options.most_of(max_draft_tokens)
-    console, notes = Console(highlight=False), Console(stderr=True, highlight=False, quiet=quiet)
+    console, notes = options.table_console(), Console(stderr=True, highlight=False, quiet=quiet)
     if engine == "llamacpp" and batch_size > 1:
         raise AdedError("llama.cpp answers one prompt at a time here; leave out --batch-size")
     loaded = options.load_model(
@@ -149,6 +149,6 @@ def calibrate(
         table.add_row(str(size), f"{1e3 * seconds:.1f}", f"{ratio:.2f}x", pays)
     facts = loaded.facts()
     about = f"{loaded.name}, {facts['dtype']}, {facts.get('threads_batch', facts['threads'])} threads"
-    Console(highlight=False).print(f"{about}\n", table, sep="\n")
+    options.table_console().print(f"{about}\n", table, sep="\n")
     if not curve.steady:
         notes.print("The machine was busy meanwhile: this is not kept, the next run measures again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -30,6 +31,7 @@ _MOST_TOKENS = 10**9
 _MOST_NODES = 1 << 16
 _MOST_SEED = 2**32 - 1
 MOST_MB = 1e7  # MiB
+_WIDE = 250  # columns, of a table that is read from a file
 
 
 def finite(value: float | None) -> float | None:
@@ -114,6 +116,14 @@ class Commands(TyperGroup):
 def plain_table() -> Table:
     """The look of the commands' tables."""
     return Table(box=SIMPLE, show_edge=False, padding=(0, 1))
+
+
+def table_console() -> Console:
+    """Where tables are printed: as wide as they need where no terminal is, in a file or a pipe."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDE
+    return console
 
 
 def show_facts(facts: Mapping[str, Any], as_json: bool, *, width: int) -> None:

@@ -115,7 +115,7 @@ def replay(
             f"{result.learn_ms:.2f}",
             "" if result.state_mb is None else f"{result.state_mb:.1f}",
         )
-    console = Console(highlight=False)
+    console = options.table_console()
     console.print(f"{len(recorded.sequences)} answers, {recorded.tokens} tokens\n", table, sep="\n")
     largest = {result.drafter: result for result in sorted(results, key=lambda result: result.max_draft_tokens)}
     table = options.plain_table()

@@ -1,8 +1,10 @@
-"""Files of prompts: Spec-Bench's JSON lines, JSON lines with `prompt`, or one prompt a line."""
+"""Files of prompts: the JSON lines of Spec-Bench, SPEED-Bench or HumanEval, or one prompt a line."""
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,9 @@ def read_prompts(
     """Read a file of prompts.
 
     Args:
-        path: JSON lines with `turns` (and `question_id`, `category`) or `prompt` (and `output`), or plain text lines.
+        path: JSON lines with `turns` (a list of texts), `messages` (those of the user are taken) or `prompt`, besides a
+            name (`question_id`, `task_id` or `id`), a `category` and an `output`; or plain text lines. Packed, if its
+            name ends with .gz.
         limit: the first so many, after the other choices.
         per_category: the first so many of each category.
         skip: leave out the first so many of each category, for prompts that nothing was tuned on.
@@ -45,8 +49,10 @@ def read_prompts(
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        # By line feeds alone: texts in JSON may hold other characters that end lines elsewhere.
+        lines = data.decode("utf-8-sig").split("\n")
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise PromptFileError(f"cannot read the prompts {path}: {error}; give a text or JSON lines file") from error
     prompts: list[Prompt] = []
     seen: Counter[str] = Counter()
@@ -65,18 +71,34 @@ def read_prompts(
 
 def _parse(line: str, number: int, path: Path) -> Prompt:
     if not line.lstrip().startswith("{"):
-        return Prompt(str(number), path.stem, (line.strip(),))
+        return Prompt(str(number), _category(path), (line.strip(),))
     try:
         entry: dict[str, Any] = json.loads(line)
         json.dumps(entry, ensure_ascii=False).encode()  # halves of characters are no text
     except (ValueError, RecursionError) as error:
         raise PromptFileError(f"line {number} of {path} is not JSON: {error}; correct or remove it") from error
-    turns = entry.get("turns", [entry.get("prompt")])
+    turns = _turns(entry)
     texts = isinstance(turns, list) and turns and all(isinstance(turn, str) and turn for turn in turns)
     output = entry.get("output")
     if not texts or not isinstance(output, str | None):
         raise PromptFileError(
-            f'line {number} of {path} has no prompt; it needs "prompt" (a text) or "turns" (a list of texts)'
+            f'line {number} of {path} has no prompt; it needs "prompt" (a text), "turns" (a list of texts) or '
+            '"messages" with one of the user'
         )
-    name = str(entry.get("question_id", entry.get("id", number)))
-    return Prompt(name, str(entry.get("category", path.stem)), tuple(turns), output)
+    name = next((entry[key] for key in ("question_id", "task_id", "id") if key in entry), number)
+    return Prompt(str(name), str(entry.get("category", _category(path))), tuple(turns), output)
+
+
+def _category(path: Path) -> str:
+    """What is reported of prompts that say no category."""
+    return Path(path.stem).stem if path.suffix == ".gz" else path.stem
+
+
+def _turns(entry: dict[str, Any]) -> Any:
+    """What the user said, turn by turn, if it is what it should be."""
+    if "messages" not in entry or "turns" in entry:
+        return entry.get("turns", [entry.get("prompt")])
+    messages = entry["messages"]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return None
+    return [message.get("content") for message in messages if message.get("role", "user") == "user"]
