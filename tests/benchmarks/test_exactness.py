@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from aded.errors import AdedError
-from aded.kernels.vectors import has_bf16_dot
 from benchmarks.exactness import app
 from support.models import build
+from support.processor import sums_as_the_library
 from support.tokenizers import word_level
 
 WORDS = "one two three one two three one two three one two three"
@@ -26,7 +26,7 @@ def model(tmp_path: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.skipif(not has_bf16_dot(), reason="this processor's library sums otherwise")
+@pytest.mark.skipif(not sums_as_the_library(), reason="this processor's library sums otherwise")
 @pytest.mark.parametrize("temperature", ["0", "1"])
 def test_the_command_finds_every_bit_the_same(model: str, tmp_path: Path, temperature: str) -> None:
     prompts = tmp_path / "prompts.txt"

@@ -36,6 +36,12 @@ def has_bf16_dot() -> bool:
     return bool(llvm.get_host_cpu_features().get("avx512bf16"))
 
 
+def has_fma() -> bool:
+    """Whether this processor multiplies and adds in one instruction, vectors of eight float32 at least."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("fma") and features.get("avx2"))
+
+
 def load(builder, address, kind, align):
     """What lies at an address."""
     value = builder.load(builder.inttoptr(address, kind.as_pointer()))

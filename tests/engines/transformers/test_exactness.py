@@ -27,12 +27,12 @@ from aded.engines.transformers.forward import ForwardRunner
 from aded.engines.transformers.linear.dispatch import _kernel
 from aded.engines.transformers.loading import load
 from aded.engines.transformers.runner import EngineRunner
-from aded.kernels.vectors import has_bf16_dot
 from aded.tree import DraftTree, Outcome
 from support.models import PROMPT, build
 from support.oracle import Oracle, Uneven
+from support.processor import sums_as_the_library
 
-needs_bf16_dot = pytest.mark.skipif(not has_bf16_dot(), reason="this processor's library sums otherwise")
+needs_bf16_dot = pytest.mark.skipif(not sums_as_the_library(), reason="this processor's library sums otherwise")
 
 # Head sizes of 32 and 64, heads shared by none, two and three; more inputs than a block of the library's.
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {

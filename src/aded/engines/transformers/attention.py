@@ -92,9 +92,12 @@ def _kernel() -> Parallel | None:
 def _order() -> int:
     """The order of summing in which our kernel gives the library's bits on this processor, of those that it knows.
 
-    Keys and values that cancel show the last bits of sums. Where no order is the library's, any will do: then only what
-    is the same at every width is promised.
+    The library says how wide its vectors are; keys and values that cancel show the last bits of its other sums. Where
+    no order is the library's, any will do: then only what is the same at every width is promised.
     """
+    known: tuple[int, ...] = (attention.FOURS, attention.PAIRS)
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        known = (attention.EIGHTS,)
     random = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 8, n, 64, generator=random) for n in (1, 45, 45))
     query[..., 32:], key[..., 32:] = query[..., :32], -key[..., :32]
@@ -103,10 +106,10 @@ def _order() -> int:
     found: dict[int, bool] = {}
     for scale in (1e-3, 1e6):  # all keys weigh alike; only the last bits of their scores tell them apart
         stock = torch.nn.functional.scaled_dot_product_attention(*inputs, scale=scale).transpose(1, 2)
-        for order in (attention.FOURS, attention.PAIRS):
+        for order in known:
             ours = exact_attention(*inputs, None, scale, order)
             found[order] = found.get(order, True) and ours is not None and torch.equal(ours, stock)
-    return next((order for order, agrees in found.items() if agrees), attention.FOURS)
+    return next((order for order, agrees in found.items() if agrees), known[0])
 
 
 class _Pass(threading.local):

@@ -12,7 +12,9 @@ from aded.kernels.jit import jit
 from aded.kernels.openmp import call, pointer
 from aded.kernels.vectors import LANES
 
-FOURS, PAIRS, FLOATS = 0, 1, 2  # two orders of the library's for bfloat16, one of our own for float32
+# Three orders of the library's for bfloat16, the last of which is the first with vectors of eight; one of our own for
+# float32.
+FOURS, PAIRS, FLOATS, EIGHTS = 0, 1, 2, 3
 
 BLOCK = 512  # keys from one maximum to the next, as in the library
 QUERIES = fours.QUERIES
@@ -147,7 +149,8 @@ def share(arguments):
                 if order == FLOATS:
                     found = softmax_f32(scores[i], place, n, top[i], total[i], sums[i], first == 0)
                 else:
-                    found = softmax(scores[i], place, n, top[i], total[i], sums[i], first == 0)
+                    lanes = np.int64(8) if order == EIGHTS else np.int64(LANES)
+                    found = softmax(scores[i], place, n, top[i], total[i], sums[i], first == 0, lanes)
                 top[i], total[i] = found
                 scores[i, n : n + _GROUP] = 0
             if shared:

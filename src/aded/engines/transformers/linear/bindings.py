@@ -12,9 +12,9 @@ from typing import Protocol
 
 import torch
 
-from aded.kernels import gemm_amx_bf16, gemm_avx512_bf16, gemm_bf16, gemm_f32
+from aded.kernels import gemm_amx_bf16, gemm_avx512_bf16, gemm_bf16, gemm_dot_bf16, gemm_f32
 from aded.kernels.openmp import Parallel, UnavailableError
-from aded.kernels.vectors import has_bf16_dot
+from aded.kernels.vectors import has_bf16_dot, has_fma
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -29,6 +29,7 @@ class LinearKernel(Protocol):
 _SMALL = 2**20  # weights of a layer with which a trial takes a few milliseconds
 _LARGE = 2**27  # weights of a layer that the library does not cut: more than any but the last, whose inputs are few
 _TYPICAL = 96, 576  # features and inputs of a layer that is not small to the library
+_UNEVEN = 33, 64 + 16 + 9  # and of one whose inputs fill no vectors
 _APART = 32  # inputs that no library sums in one instruction
 
 
@@ -75,10 +76,7 @@ class TiledLinear:
 
     @torch.no_grad()
     def _agrees(self, n: int, k: int, inputs: int) -> bool:
-        """The same of weights [u, -u] and inputs [v, v], which cancel: the last bits of the sums are left."""
-        random = torch.Generator().manual_seed(0)
-        u, v = (torch.randn(rows, k // 2, generator=random) for rows in (n, 8))
-        weight, x = torch.cat([u, -u], 1).bfloat16(), torch.cat([v, v], 1).bfloat16()
+        x, weight, _ = cancelling(n, k)
         ours = self._forward(weight, None, inputs, x)
         return torch.equal(ours.view(torch.int16), _token_by_token(x, weight, None).view(torch.int16))
 
@@ -102,6 +100,18 @@ class AmxLinear(TiledLinear):
         super().__init__(gemm_amx_bf16, gemm_amx_bf16.FEATURES)
         if self.block(*_TYPICAL) is None:
             raise UnavailableError("the library does not use matrix tiles")
+
+
+def cancelling(n: int, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Eight inputs, weights of a layer and a bias, bfloat16, whose products cancel: the last bits of sums are left.
+
+    Weights are [u, -u] and inputs [v, v], and small ones where k is odd; so is the bias.
+    """
+    random = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(rows, k // 2, generator=random) for rows in (n, 8))
+    rest, bias = (torch.randn(size, generator=random) * 2**-20 for size in ((n, k % 2), (n,)))
+    weight, x = torch.cat([u, -u, rest], 1), torch.cat([v, v, torch.ones(8, k % 2)], 1)
+    return x.bfloat16(), weight.bfloat16(), bias.bfloat16()
 
 
 @torch.no_grad()
@@ -157,6 +167,27 @@ class PortableLinear:
 
     def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
         return _product(self._run, x, weight, bias)
+
+
+class DotLinear(PortableLinear):
+    """The kernel for AVX2, where it sums as the library does.
+
+    Raises:
+        UnavailableError: the processor or torch's thread pool cannot run it, or the library sums otherwise.
+    """
+
+    def __init__(self) -> None:
+        if not has_fma():
+            raise UnavailableError("no fused multiply-adds")
+        super().__init__(gemm_dot_bf16)
+        if not all(self._agrees(*shape) for shape in (_TYPICAL, _UNEVEN)):
+            raise UnavailableError("the library sums in another order")
+
+    @torch.no_grad()
+    def _agrees(self, n: int, k: int) -> bool:
+        x, weight, bias = cancelling(n, k)
+        ours = self._forward(weight, bias, x).view(torch.int16)
+        return torch.equal(ours, _token_by_token(x, weight, bias).view(torch.int16))
 
 
 class FloatLinear(PortableLinear):

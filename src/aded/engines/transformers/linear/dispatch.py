@@ -14,6 +14,7 @@ import torch
 from aded.engines.transformers.linear.bindings import (
     AmxLinear,
     Avx512Linear,
+    DotLinear,
     FloatLinear,
     LinearKernel,
     PortableLinear,
@@ -57,7 +58,7 @@ torch.library.register_fake("aded::linear")(lambda x, number, features: x.new_em
 
 # By data type, the best first.
 _KERNELS: dict[torch.dtype, tuple[Callable[[], LinearKernel], ...]] = {
-    torch.bfloat16: (AmxLinear, Avx512Linear, PortableLinear),
+    torch.bfloat16: (AmxLinear, Avx512Linear, DotLinear, PortableLinear),
     torch.float32: (FloatLinear,),
 }
 
