@@ -397,7 +397,7 @@ def test_a_request_can_do_without_drafts_and_leaves_nothing_behind() -> None:
         assert not engine.drafts[0]
         assert not engine.drafts[2], "what it asks is not known, so it gets the least"
     assert engine.drafts[1]
-    table = engine.proposer._served._drafter.representative  # type: ignore[attr-defined]
+    table = engine.proposer._served.drafter.representative  # type: ignore[attr-defined]
     known = set(table.arrays.successors[table.arrays.weights > 0].tolist())
     assert 30 in known
     assert not known & {10, 50}
@@ -417,7 +417,7 @@ def test_the_tables_of_tenants_are_bounded_however_many_run_at_once() -> None:
     del shared
     for _ in range(6):
         engine.remove(0)
-    left = engine.proposer._served._drafter._tenants._left  # type: ignore[attr-defined]
+    left = engine.proposer._served.drafter._tenants._left  # type: ignore[attr-defined]
     engine.step()
     assert not len(left), "their tables went with their requests"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aded.drafters.base import Drafter
 from aded.engines.base.server_drafter import server_drafter
 from aded.engines.base.settings import Settings
 from aded.engines.base.state_keeper import StateKeeper
@@ -37,6 +38,7 @@ class Served:
         settings: see `Settings`.
         longest: most tokens of a draft.
         requests: as many as can run at once.
+        drafter: who drafts; None on all ranks but the first.
         step: drafts for all of them on the host.
         there: drafts for them on the device. One of these two on the first rank, and none on all others.
 
@@ -54,12 +56,13 @@ class Served:
         except AttributeError as error:
             raise unsupported(str(error)) from error
         self.settings = settings = Settings.read(extra.get("aded") if isinstance(extra, dict) else None)
+        self.drafter: Drafter | None = None
         self.step: StepDrafter | None = None
         self.there: DeviceDrafter | None = None
         self._keeper: StateKeeper | None = None
         if not _first_rank():
             return
-        drafter = server_drafter(settings, self.requests)
+        self.drafter = drafter = server_drafter(settings, self.requests)
         rank = int(getattr(vllm_config.parallel_config, "data_parallel_rank", 0) or 0)
         known: dict[str, Any] = {"vocab_size": vocabulary, "fingerprint": _fingerprint(model)}
         known["log"] = log = logging.getLogger("vllm.aded")
