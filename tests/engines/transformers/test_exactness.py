@@ -414,15 +414,15 @@ def test_the_embedded_model_gives_generates_own_bits(smollm2: Any) -> None:
     model = smollm2.model
     assert exactness(model) == "generate"
     ids = smollm2.prompt_ids([{"role": "user", "content": "Explain in two sentences why the sky is blue."}])
-    compared, differing = compare(model, ids, 28, (65, 2, 33, 8, 17), 1)
-    assert compared > 15
+    compared, differing = compare(model, ids, 20, (65, 2, 33, 8, 17), 1)
+    assert compared > 12
     assert differing == 0
 
 
 @needs_bf16_dot
 def test_where_bits_are_promised_a_certificate_says_so_and_no_difference_is_a_tie(smollm2: Any) -> None:
     ids = smollm2.prompt_ids([{"role": "user", "content": "Count from one to ten."}])
-    runner = EngineRunner(smollm2, drafters.create("adaptive"), "auto")
+    runner = EngineRunner(smollm2, drafters.create("adaptive"), 8)
     settings = {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0, "mask": None}
     plain, ours = runner.plain(ids, **settings), runner.answer(ids, **settings)
     assert ours.summary()["exact"] == "generate"
