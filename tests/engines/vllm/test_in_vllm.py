@@ -190,23 +190,20 @@ SERVED += ["--gpu-memory-utilization", "0.3", "--enable-auto-tool-choice", "--to
 def serving(method: str, folder: Path, *arguments: str) -> Iterator[Any]:
     """A client of `vllm serve`."""
     openai = pytest.importorskip("openai")
-    from benchmarks.serving import server
+    from benchmarks.serving import ENGINES, server
 
-    with server(MODEL, method, folder / f"{method}.log", [*SERVED, *arguments]) as port:
+    with server(ENGINES["vllm"], MODEL, method, folder / f"{method}.log", [*SERVED, *arguments]) as port:
         yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
-    from benchmarks.serving import METHODS
-
     folder = tmp_path_factory.mktemp("served")
     state = folder / "learned.safetensors"
-    METHODS["saving"] = ADED
     # Drafts in every step, whatever they cost. Without the timeout vLLM kills its workers.
     kept = {"state": str(state), "max_draft_tokens": "5"}
     arguments = ["--shutdown-timeout", "20", "--additional-config", json.dumps({"aded": kept})]
-    with serving("saving", folder, *arguments) as client:
+    with serving("none", folder, "--speculative-config", json.dumps(ADED), *arguments) as client:
         yield client, state
     assert state.is_file(), "what was learned is saved when the server ends"
     from aded.representative import Representative
