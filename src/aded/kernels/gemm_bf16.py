@@ -35,7 +35,8 @@ def narrow(value):
 
 
 @jit
-def _widen_row(bits, out):
+def widen_row(bits, out):
+    """The float32 of a row of bfloat16 bits, into `out`."""
     for j in range(len(bits)):
         out[j] = widen(bits[j])
 
@@ -74,13 +75,13 @@ def _multiply(x, weight, bias, out, begin, end):
     for chunk in range(0, m, _TOKENS):
         tokens = min(m - chunk, _TOKENS)
         for i in range(tokens):
-            _widen_row(x[chunk + i], wide[i])
+            widen_row(x[chunk + i], wide[i])
         for first in range(begin, end, 4):
             sums[:] = 0
             for start in range(0, k, _INPUTS):
                 stop = min(k, start + _INPUTS)
                 for r in range(4):
-                    _widen_row(weight[min(first + r, end - 1), start:stop], rows[r])
+                    widen_row(weight[min(first + r, end - 1), start:stop], rows[r])
                 # Tokens go two by two; an odd one goes with whatever stands beside it, so that its sums are the same.
                 for i in range(0, tokens, 2):
                     a, b = wide[i, start:stop], wide[i + 1, start:stop]
@@ -93,10 +94,11 @@ def _multiply(x, weight, bias, out, begin, end):
                     out[chunk + i, first + r] = narrow(total)
 
 
-def share(arguments):
-    """One thread's share of a product, in bfloat16: out (m, n) = x (m, k) @ weight (n, k).T + bias (n,).
+@jit
+def operands(arguments):
+    """What a thread's share of a product reads and writes, and its features: x, weight, bias, out, begin, end.
 
-    Arguments: m, k, n; the addresses of x, weight, bias (0 for none) and out; the two functions of `Parallel`.
+    See `share` for the arguments.
     """
     m, k, n = arguments[0], arguments[1], arguments[2]
     x = carray(pointer(arguments[3]), (m, k))
@@ -106,4 +108,13 @@ def share(arguments):
     thread, threads = call(arguments[7]), call(arguments[8])
     blocks = (n + _FEATURES - 1) // _FEATURES
     begin, end = blocks * thread // threads * _FEATURES, blocks * (thread + 1) // threads * _FEATURES
-    _multiply(x, weight, bias, out, begin, min(end, n))
+    return x, weight, bias, out, begin, min(end, n)
+
+
+def share(arguments):
+    """One thread's share of a product, in bfloat16: out (m, n) = x (m, k) @ weight (n, k).T + bias (n,).
+
+    Arguments: m, k, n; the addresses of x, weight, bias (0 for none) and out; the two functions of `Parallel`.
+    """
+    x, weight, bias, out, begin, end = operands(arguments)
+    _multiply(x, weight, bias, out, begin, end)

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 
-from aded.kernels.gemm_bf16 import narrow, widen
+from aded.kernels.gemm_bf16 import narrow, operands, widen, widen_row
 from aded.kernels.jit import jit
-from aded.kernels.openmp import call, compile_time, pointer
+from aded.kernels.openmp import compile_time
 from aded.kernels.vectors import F32, FLOATS, I32, I64, LANES, ZERO, fma, intrinsic, load, loop, pick
 
 STEP = 64  # inputs that are summed apart
 _EIGHT = 8  # and of those that are left
-_FEATURES = 32  # output features a thread's share is a multiple of
 _TOKENS = 64  # tokens whose inputs stay in a core's cache meanwhile
 
 
@@ -79,12 +78,6 @@ def _rest(a, b, done, total):
 
 
 @jit
-def _widen_row(bits, out):
-    for j in range(len(bits)):
-        out[j] = widen(bits[j])
-
-
-@jit
 def _multiply(x, weight, bias, out, begin, end):
     """out = x @ weight.T + bias for features `begin` to `end`; all are bfloat16 bits, `bias` may be empty."""
     m, k = x.shape
@@ -94,9 +87,9 @@ def _multiply(x, weight, bias, out, begin, end):
     for chunk in range(0, m, _TOKENS):
         tokens = min(m - chunk, _TOKENS)
         for i in range(tokens):
-            _widen_row(x[chunk + i], wide[i])
+            widen_row(x[chunk + i], wide[i])
         for feature in range(begin, end):
-            _widen_row(weight[feature], row)
+            widen_row(weight[feature], row)
             more = widen(bias[feature]) if len(bias) else np.float32(0)
             for i in range(tokens):
                 total = _steps(first + 4 * k * i, other, steps) if steps else np.float32(0)
@@ -109,12 +102,5 @@ def _multiply(x, weight, bias, out, begin, end):
 
 def share(arguments):
     """One thread's share of a product; arguments as of `aded.kernels.gemm_bf16.share`."""
-    m, k, n = arguments[0], arguments[1], arguments[2]
-    x = carray(pointer(arguments[3]), (m, k))
-    weight = carray(pointer(arguments[4]), (n, k))
-    bias = carray(pointer(arguments[5]), (n if arguments[5] else 0,))
-    out = carray(pointer(arguments[6]), (m, n))
-    thread, threads = call(arguments[7]), call(arguments[8])
-    blocks = (n + _FEATURES - 1) // _FEATURES
-    begin, end = blocks * thread // threads * _FEATURES, blocks * (thread + 1) // threads * _FEATURES
-    _multiply(x, weight, bias, out, begin, min(end, n))
+    x, weight, bias, out, begin, end = operands(arguments)
+    _multiply(x, weight, bias, out, begin, end)

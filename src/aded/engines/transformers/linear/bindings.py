@@ -76,9 +76,8 @@ class TiledLinear:
 
     @torch.no_grad()
     def _agrees(self, n: int, k: int, inputs: int) -> bool:
-        x, weight, _ = cancelling(n, k)
-        ours = self._forward(weight, None, inputs, x)
-        return torch.equal(ours.view(torch.int16), _token_by_token(x, weight, None).view(torch.int16))
+        x, weight, _ = _cancelling(n, k)
+        return _is_the_librarys(self._forward(weight, None, inputs, x), x, weight, None)
 
     def _forward(self, weight: torch.Tensor, bias: torch.Tensor | None, inputs: int, x: torch.Tensor) -> torch.Tensor:
         return _product(self._run, x, weight, bias, inputs)
@@ -102,7 +101,7 @@ class AmxLinear(TiledLinear):
             raise UnavailableError("the library does not use matrix tiles")
 
 
-def cancelling(n: int, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _cancelling(n: int, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Eight inputs, weights of a layer and a bias, bfloat16, whose products cancel: the last bits of sums are left.
 
     Weights are [u, -u] and inputs [v, v], and small ones where k is odd; so is the bias.
@@ -152,6 +151,11 @@ def _token_by_token(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | 
     return torch.cat([torch.nn.functional.linear(token, weight, bias) for token in tokens]).reshape(*x.shape[:-1], -1)
 
 
+def _is_the_librarys(ours: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    """Whether a product has the bits of the library's for each token alone."""
+    return torch.equal(ours.view(torch.int16), _token_by_token(x, weight, bias).view(torch.int16))
+
+
 class PortableLinear:
     """Our kernel for any processor, on the weights as they lie: bfloat16 where that has no instructions, or float32.
 
@@ -185,9 +189,8 @@ class DotLinear(PortableLinear):
 
     @torch.no_grad()
     def _agrees(self, n: int, k: int) -> bool:
-        x, weight, bias = cancelling(n, k)
-        ours = self._forward(weight, bias, x).view(torch.int16)
-        return torch.equal(ours, _token_by_token(x, weight, bias).view(torch.int16))
+        x, weight, bias = _cancelling(n, k)
+        return _is_the_librarys(self._forward(weight, bias, x), x, weight, bias)
 
 
 class FloatLinear(PortableLinear):
