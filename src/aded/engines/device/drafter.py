@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -80,7 +79,7 @@ class DeviceDrafter:
         self._programs = programs or _multiprocessors(device)
         self._longest, self._most, self._max_length = longest, min(most, longest), max_length
         self._vocabulary, self._min_probability = vocabulary, min_probability
-        self.tables = tables = DeviceTables(drafter, requests, drafter.most_tenants, device)
+        self.tables = tables = DeviceTables(drafter, requests, device)
         self._tenants: dict[int, Representative] = {}  # by group
         self._group_of = np.zeros(requests, np.int64)  # of each request that runs, else 0
 
@@ -103,7 +102,7 @@ class DeviceDrafter:
         self._entry_tokens = fresh(entries)
         self._cells = fresh(requests * (longest + 1), tables.layout.shape[2])
         self._posteriors = self._cells.to(torch.float32)
-        self._drafted = fresh(2, dtype=torch.int64)  # steps with drafts
+        self._drafted = fresh(2, dtype=torch.int64)  # steps with drafts, and their tokens
         self._clock = self._steps = 0
         self._seconds = 0.0
         self._lock = Lock()  # held while a step is handed to the device, and while tables are read
@@ -206,7 +205,7 @@ class DeviceDrafter:
         steps, classes, keys = int(self._drafted[0]), self.evidence().by_class(), self.tables.keys_of(0)
         used = int(torch.count_nonzero(keys))
         return {
-            "steps": dict(Counter({"drafted": steps, "nothing to draft": self._steps - steps})),
+            "steps": {"drafted": steps, "nothing to draft": self._steps - steps},
             "draft_seconds": self._seconds,
             "learn_seconds": 0.0,
             "accepted": {name: share for name, share, _ in classes},

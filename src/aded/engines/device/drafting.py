@@ -5,23 +5,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from aded.engines.device.lookup import find, first_hash, longer_hash, read
+from aded.engines.device.lookup import find, first_hash, longer_hash, places_of, read
 
 _UNREAD = tl.constexpr(0.05)  # of the mass may stay unread, as on the host
 _NOWHERE = tl.constexpr(2**30)
 
 
 @triton.jit
-def accepted_share(path, depth, classes, class_edges):
-    """(probability that a path is accepted by its class alone, its class); see `aded.budget.acceptance`.
+def class_of(path, depth, class_edges):
+    """The class of a token by its path's probability and its depth, of 3 x 16; see `aded.budget.acceptance`.
 
     Args:
-        classes: float32, (2, 3, 16).
         class_edges: float32, (16,), infinite where there are fewer.
     """
-    of = tl.minimum((depth + 1) // 2, 2) * 16
-    of += tl.sum((path > tl.load(class_edges + tl.arange(0, 16))).to(tl.int32), 0)
-    return tl.minimum(path * tl.load(classes + of) / tl.load(classes + 48 + of), 1.0), of
+    beyond = tl.sum((path > tl.load(class_edges + tl.arange(0, 16))).to(tl.int32), 0)
+    return tl.minimum((depth + 1) // 2, 2) * 16 + beyond
 
 
 @triton.jit
@@ -41,7 +39,7 @@ def likeliest(ids, mass, COUNT: tl.constexpr, PLACES: tl.constexpr, WIDEST: tl.c
     return tl.sum(tl.sum(tl.where(number == first, ids, 0), 1), 0), best
 
 
-@triton.jit(do_not_specialize=["stride"])  # they change from step to step
+@triton.jit(do_not_specialize=["stride"])  # or the first step would compile again
 def draft(
     drafts,
     likely,
@@ -111,10 +109,7 @@ def draft(
     text = tl.load(tokens + request * stride + at, mask=known, other=-1)
     last = tl.sum(tl.where(lane == WIDTH - 1, text, 0), 0)
     place, deep = tl.arange(0, PLACES), tl.arange(0, PADDED)
-    base = layout + group.to(tl.int64) * 5 * PLACES + place
-    first, slots, start = tl.load(base), tl.load(base + PLACES), tl.load(base + 2 * PLACES)
-    kept, order = tl.load(base + 3 * PLACES), tl.load(base + 4 * PLACES)
-    first += tl.where((place % LAYERS == 0) & (place < COUNT), request * slots, 0)
+    first, slots, start, kept, order = places_of(layout, group, request, COUNT, PLACES, LAYERS)
     cells = shares + (group * PLACES + place) * CELLS
     factor = tl.load(sequences + request) / tl.load(sequences + requests + request)
     factor = factor * tl.load(every) / tl.load(every + 1)
@@ -139,7 +134,8 @@ def draft(
         token, prob = likeliest(ids, mass * scale[:, None], COUNT, PLACES, WIDEST)
         going = (token < vocabulary) & (prob >= min_probability / path)
         path = path * tl.minimum(prob, 1.0)
-        by_class, _ = accepted_share(path, depth, classes, class_edges)
+        of = class_of(path, depth, class_edges)
+        by_class = tl.minimum(path * tl.load(classes + of) / tl.load(classes + 48 + of), 1.0)
         certain = tl.minimum(above, by_class * factor)
         here = (deep == depth) & going
         out = tl.where(here, token, out)

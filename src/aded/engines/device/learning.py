@@ -9,7 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from aded.engines.device.lookup import bucket, find, first_hash, longer_hash, read
+from aded.engines.device.drafting import class_of
+from aded.engines.device.lookup import bucket, find, first_hash, longer_hash, places_of, read
 
 _UNNAMED = tl.constexpr(1e-4)  # what no table knows: a token nobody named
 _LEAST_SHARE = tl.constexpr(0.01)
@@ -76,15 +77,12 @@ def observe(
     n, flags, group = tl.load(emitted + row), tl.load(asked + request), tl.load(groups + request)
     alive = (i < n) & (flags > 0)
     shared = alive & (flags > 1)
-    at = tokens + request * stride + tl.load(ends + row) - n + i
     before = tl.load(ends + row) - n + i  # tokens
+    at = tokens + request * stride + before
     token = tl.load(at, mask=alive, other=-1)
     j, place = tl.arange(0, ORDERS), tl.arange(0, PLACES)
     lengths, learned = tl.load(orders + j), tl.load(mine + j) > 0
-    base = layout + group.to(tl.int64) * 5 * PLACES + place
-    first, slots, start = tl.load(base), tl.load(base + PLACES), tl.load(base + 2 * PLACES)
-    kept, order = tl.load(base + 3 * PLACES), tl.load(base + 4 * PLACES)
-    first += tl.where((place % LAYERS == 0) & (place < COUNT), request * slots, 0)
+    first, slots, start, kept, order = places_of(layout, group, request, COUNT, PLACES, LAYERS)
     h, whole = first_hash(token), alive
     key, by_place = tl.where(lengths == 0, h, 0), tl.where(order == 0, h, 0)
     for back in range(1, WIDTH + 1):
@@ -95,11 +93,9 @@ def observe(
         key = tl.where((lengths == back) & whole, h | 1, key)
         by_place = tl.where((order == back) & whole, h | 1, by_place)
     key, by_place = tl.where(alive, key, 0), tl.where(alive, by_place, 0)
-    own_first, own_slots = tl.load(layout + group * 5 * PLACES), tl.load(layout + group * 5 * PLACES + PLACES)
-    their_first, their_slots = (
-        tl.load(layout + group * 5 * PLACES + 1),
-        tl.load(layout + group * 5 * PLACES + PLACES + 1),
-    )
+    base = layout + group.to(tl.int64) * 5 * PLACES  # the first place is its own table's, the second the shared one's
+    own_first, own_slots = tl.load(base), tl.load(base + PLACES)
+    their_first, their_slots = tl.load(base + 1), tl.load(base + PLACES + 1)
     can = (key != 0) & learned
     tl.store(entry_keys + entry * ORDERS + j, key)
     own = own_first + request * own_slots + bucket(key, own_slots)
@@ -267,9 +263,7 @@ def calibrate(
         before_kept, before_wanted = kept, wanted  # all tokens of a draft count before any is learned
         for depth in range(LONGEST):
             path = tl.load(paths + request * LONGEST + depth)
-            of = tl.minimum((depth + 1) // 2, 2) * 16
-            of += tl.sum((path > tl.load(class_edges + tl.arange(0, 16))).to(tl.int32), 0)
-            here = lane == of
+            here = lane == class_of(path, depth, class_edges)
             a, b = tl.sum(tl.where(here, before_kept, 0.0), 0), tl.sum(tl.where(here, before_wanted, 0.0), 0)
             likely = tl.minimum(path * a / b, 1.0)
             a, b = tl.sum(tl.where(here, first_kept, 0.0), 0), tl.sum(tl.where(here, first_wanted, 0.0), 0)

@@ -42,6 +42,17 @@ def bucket(key, slots):
 
 
 @triton.jit
+def places_of(layout, group, request, COUNT: tl.constexpr, PLACES: tl.constexpr, LAYERS: tl.constexpr):
+    """What a request of a group reads at each place, the rows of `DeviceTables.layout`: first slot, slots, what to add
+    to find successors, how many they are, and the context's length, (places,) each."""
+    place = tl.arange(0, PLACES)
+    base = layout + group.to(tl.int64) * 5 * PLACES + place
+    slots = tl.load(base + PLACES)
+    first = tl.load(base) + tl.where((place % LAYERS == 0) & (place < COUNT), request * slots, 0)
+    return first, slots, tl.load(base + 2 * PLACES), tl.load(base + 3 * PLACES), tl.load(base + 4 * PLACES)
+
+
+@triton.jit
 def find(keys, first, slots, key):
     """Where each place's table keeps a key, -1 for nowhere: tables of `slots` slots from `first` on, all (places,)."""
     can = (key != 0) & (slots > 0)

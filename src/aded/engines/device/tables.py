@@ -45,6 +45,11 @@ class Part:
         return self.first + self.slots * self.tables
 
     @property
+    def start(self) -> int:
+        """What to add to a slot's number times its successors to find them."""
+        return self.value - self.first * self.successors
+
+    @property
     def value_end(self) -> int:
         """The successor behind it."""
         return self.value + self.slots * self.tables * self.successors
@@ -81,7 +86,7 @@ class DeviceTables:
         shares, seen: float32, (groups, padded places, cells): see `InterpolationWeights`.
     """
 
-    def __init__(self, drafter: Movable, requests: int, tenants: int, device: torch.device) -> None:
+    def __init__(self, drafter: Movable, requests: int, device: torch.device) -> None:
         orders = sorted({order for layer in drafter.shared for order in layer.orders})
         self.layers = 1 + len(drafter.shared)
         self.count = len(orders) * self.layers
@@ -94,7 +99,7 @@ class DeviceTables:
         self._own = Part(0, 0, slots_in(drafter.sequence_mb, own), own, requests)
         width = drafter.representative.successors
         self._common = Part(self._own.end, self._own.value_end, len(common.keys), width)
-        slots = slots_in(drafter.tenant_mb, width)
+        slots, tenants = slots_in(drafter.tenant_mb, width), drafter.most_tenants
         self._tenants = Part(self._common.end, self._common.value_end, slots, width, tenants)
         last = self._tenants
         self._corpus: Part | None = None
@@ -122,24 +127,12 @@ class DeviceTables:
         """Tokens of context a lookup can use."""
         return int(self._order_of.max())
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved."""
-        arrays = (self.keys, self.stamps, self.counts, self.successors, self.weights)
-        return sum(array.nbytes for array in arrays)
-
     def believe(self, group: int, weights: InterpolationWeights) -> None:
         """Give a group these weights of the interpolation."""
         for array, given in ((self.shares, weights.shares), (self.seen, weights.seen)):
             by_place = np.ascontiguousarray(given[:, ::-1].transpose(1, 0, 2)).reshape(self.count, -1)
             array[group].zero_()
             array[group, : self.count, : by_place.shape[1]] = torch.from_numpy(by_place).to(array.device)
-
-    def believed(self, group: int, weights: InterpolationWeights) -> None:
-        """Put a group's weights into `weights`."""
-        for array, kept in ((self.shares, weights.shares), (self.seen, weights.seen)):
-            by_place = array[group, : self.count, : kept.shape[2]].cpu().numpy()
-            kept[:] = by_place.reshape(kept.shape[1], self.layers, -1).transpose(1, 0, 2)[:, ::-1]
 
     def keys_of(self, group: int) -> torch.Tensor:
         """The keys of a group's table, int64 (slots,)."""
@@ -150,7 +143,7 @@ class DeviceTables:
         """Of requests' own tables (0) or shared ones (1): a slot's successors begin at the first of these and its
         number times the second, which says how many there are."""
         part = self._own if layer == 0 else self._common
-        return part.value - part.first * part.successors, part.successors
+        return part.start, part.successors
 
     def forget(self, request: int) -> None:
         """Empty a request's own table."""
@@ -192,8 +185,7 @@ class DeviceTables:
         found[4] = -1
         for place in range(self.count):
             part = parts[place % self.layers]
-            start = part.value - part.first * part.successors
-            found[:, place] = part.first, part.slots, start, part.successors, self._order_of[place]
+            found[:, place] = part.first, part.slots, part.start, part.successors, self._order_of[place]
         return found
 
     def _write(self, part: Part, table: Table) -> int:

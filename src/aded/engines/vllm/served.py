@@ -6,8 +6,6 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from aded.drafters.base import Drafter
 from aded.engines.base.server_drafter import server_drafter
 from aded.engines.base.settings import Settings
@@ -19,6 +17,8 @@ from aded.errors import UnsupportedError
 from aded.representative import vocabulary_fingerprint
 
 if TYPE_CHECKING:
+    import torch
+
     from aded.engines.device.drafter import DeviceDrafter
 
 SUPPORTED = "0.32 and 0.33"

@@ -65,7 +65,7 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
         self._asked |= {request.req_id: asked_of(request) for request in requests}
 
     def init_cudagraph_manager(self, cudagraph_mode: Any) -> None:
-        """Nothing is recorded: drafts are made on the host."""
+        """Nothing is recorded: drafts are made between passes."""
 
     def capture(self) -> None:
         """Nothing is recorded."""
@@ -98,29 +98,21 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
         drafts, likely = self._drafts[:count], self.draft_token_confidence_probs[:count]
         if dummy_run:
             return drafts
-        drafts[:] = last_sampled.view(-1)[input_batch.idx_mapping[:count]].unsqueeze(1)
-        likely.zero_()
-        given = (input_batch, num_sampled[:count], num_rejected[:count], drafts, likely)
+        counts = num_sampled[:count], num_rejected[:count]
         if self._served.there is not None:
-            self._draft_there(self._served.there, *given)
+            self._draft_there(self._served.there, input_batch, *counts)
         elif self._served.step is not None:
-            self._draft(self._served.step, *given)
+            drafts[:] = last_sampled.view(-1)[input_batch.idx_mapping[:count]].unsqueeze(1)
+            likely.zero_()
+            self._draft(self._served.step, input_batch, *counts)
         if self._several:
             group = get_tp_group()
             group.broadcast(drafts, src=0)
             group.broadcast(likely, src=0)
         return drafts
 
-    def _draft_there(
-        self,
-        step: DeviceDrafter,
-        batch: Any,
-        sampled: torch.Tensor,
-        rejected: torch.Tensor,
-        drafts: torch.Tensor,
-        likely: torch.Tensor,
-    ) -> None:
-        """The same on the device."""
+    def _draft_there(self, step: DeviceDrafter, batch: Any, sampled: torch.Tensor, rejected: torch.Tensor) -> None:
+        """Write what is drafted for each request on the device, and how likely it is."""
         self._forget_ended(step)
         tokens, slots = self._requests.all_token_ids.gpu, batch.idx_mapping[: len(sampled)]
         for slot, name in zip(batch.idx_mapping_np[: len(sampled)].tolist(), batch.req_ids, strict=True):
@@ -129,18 +121,11 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
                 prompt = int(self._requests.prefill_len.np[slot])
                 step.start(slot, tokens, prompt, self._asked.get(name, Asked(drafts=False)))
         ends = self._requests.total_len.gpu[slots.to(torch.int64)]
+        drafts, likely = self._drafts[: len(sampled)], self.draft_token_confidence_probs[: len(sampled)]
         drafts[:], likely[:] = step.step(slots, sampled, rejected, ends, tokens)
 
-    def _draft(
-        self,
-        step: StepDrafter,
-        batch: Any,
-        sampled: torch.Tensor,
-        rejected: torch.Tensor,
-        drafts: torch.Tensor,
-        likely: torch.Tensor,
-    ) -> None:
-        """Write what is drafted for each request over `drafts`, and how likely it is over `likely`."""
+    def _draft(self, step: StepDrafter, batch: Any, sampled: torch.Tensor, rejected: torch.Tensor) -> None:
+        """The same on the host; what is there stays for requests that have none."""
         fresh, refused, ends, recent = self._emitted(batch, sampled, rejected, step.width)
         rows = np.flatnonzero(fresh)
         if not rows.size:
@@ -164,9 +149,10 @@ class AdedSpeculator(BaseSpeculator):  # type: ignore[misc]  # vLLM is not insta
         chosen = step.advance(emitted, whole, asked, verified=(fresh + refused - 1)[rows])
         longest = chosen.ids.shape[1]
         ids = np.where(chosen.paths > 0, chosen.ids, recent[rows, -1:]).astype(np.int64)
-        where = torch.from_numpy(rows).to(drafts.device)
-        drafts[where, :longest] = torch.from_numpy(ids).to(drafts.device)
-        likely[where, :longest] = torch.from_numpy(step.confidences(chosen)).to(likely.device)
+        where = torch.from_numpy(rows).to(self._drafts.device)
+        self._drafts[where, :longest] = torch.from_numpy(ids).to(where.device)
+        likely = torch.from_numpy(step.confidences(chosen)).to(where.device)
+        self.draft_token_confidence_probs[where, :longest] = likely
 
     def _forget_ended(self, step: StepDrafter | DeviceDrafter) -> None:
         """Let go of what requests had that have ended."""

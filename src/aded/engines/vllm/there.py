@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-
-import torch
+from typing import TYPE_CHECKING
 
 from aded.drafters.base import Drafter, Movable
 from aded.engines.base.settings import Settings
 from aded.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def drafts_there(
