@@ -28,6 +28,7 @@ from aded.engines.transformers.compat import CACHE
 from aded.engines.transformers.loading import Loaded, load
 from aded.errors import AdedError
 from aded.traces.prompts import read_prompts
+from benchmarks.clock import synchronized
 from benchmarks.command import new_app, run
 
 __all__ = ["SIZES", "app", "speeds", "step_times"]
@@ -44,13 +45,6 @@ SIZES: dict[str, dict[str, Any]] = {
 _VOCABULARY, _KEY_VALUE_HEADS = 128_256, 8
 _ENTRIES = 512  # in the cache before a timed step
 _PLAIN = "generate"
-
-
-def _synchronized(device: torch.device) -> float:
-    """The time once the device has done all that it was asked."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def random_model(size: str, device: torch.device, dtype: torch.dtype) -> Any:
@@ -71,10 +65,10 @@ def step_times(model: Any, widths: Sequence[int], *, repeats: int = 5) -> dict[i
     times: dict[int, list[float]] = {width: [] for width in widths}
     for turn in range(repeats + 1):
         for width in widths:
-            began = _synchronized(device)
+            began = synchronized(device)
             model(input_ids=ids[:, :width], **{CACHE: cache})
             if turn:  # the first of a shape is a trial
-                times[width].append(_synchronized(device) - began)
+                times[width].append(synchronized(device) - began)
             cache.crop(-width)
     return {width: statistics.median(taken) for width, taken in times.items()}
 
@@ -114,9 +108,9 @@ def speeds(
             stats = aded.Stats()
             if "custom_generate" in given:
                 options["stats"] = stats
-            began = _synchronized(loaded.model.device)
+            began = synchronized(loaded.model.device)
             said = loaded.model.generate(ids, **options)[0, ids.shape[1] :]
-            seconds, emitted = _synchronized(loaded.model.device) - began, said.tolist()
+            seconds, emitted = synchronized(loaded.model.device) - began, said.tolist()
             plain = plain or emitted
             if not number:
                 continue  # everything compiles, and costs are measured

@@ -21,6 +21,7 @@ from aded.engines.base.asked import Asked
 from aded.engines.base.server_drafter import server_drafter
 from aded.engines.base.settings import Settings
 from aded.engines.vllm.engine import Emitted, StepDrafter
+from benchmarks.clock import synchronized
 from benchmarks.command import new_app, run
 
 __all__ = ["app", "measure"]
@@ -60,12 +61,10 @@ def measure(requests: int, device: torch.device, steps: int) -> dict[str, float]
     for step in range(steps):
         ends, total = ends + emitted, total + int(emitted.sum())
         rows, counts, missed, lengths = (torch.from_numpy(one).to(device) for one in (slots, emitted, refused, ends))
-        _wait(device)
-        began = time.perf_counter()
+        began = synchronized(device)
         drafts, likely = moved.step(rows, counts, missed, lengths, there)
         between = time.perf_counter()
-        _wait(device)
-        ended = time.perf_counter()
+        ended = synchronized(device)
         recent = np.stack([tokens[row, end - host.width : end] for row, end in enumerate(ends)])
         host.advance(
             Emitted(slots, new, ends, emitted, recent),
@@ -85,11 +84,6 @@ def measure(requests: int, device: torch.device, steps: int) -> dict[str, float]
     names = {"handed over": handed, "done": done, "on the host": here}
     found = {name: statistics.median(taken) for name, taken in names.items()}
     return found | {"tokens a step": total / requests / steps}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 
 from aded.drafters.base import TokenBuffer, register
+from aded.drafters.token_recycling import latest_scores
 from aded.tree import DraftTree, Outcome
 from benchmarks.peers.paths import tree_of_paths
 
@@ -138,11 +139,8 @@ class _Session:
         return tree_of_paths(paths, max_nodes)
 
     def observe(self, outcome: Outcome) -> None:
-        if outcome.top_ids is not None:
-            above = [int(self._tokens.view(1)[0]), *outcome.tree.tokens.tolist()]
-            for token, row in zip(above, outcome.top_ids.tolist(), strict=True):
-                if row[0] >= 0:
-                    self._drafter.scores[token] = row
+        if len(self._tokens):
+            self._drafter.scores |= latest_scores(int(self._tokens.view(1)[0]), outcome)
         self._add(outcome.emitted)
 
     def _add(self, tokens: Sequence[int]) -> None:

@@ -26,6 +26,14 @@ def _template(nodes: int, width: int, depth: int) -> tuple[tuple[int, int], ...]
     return tuple(shape)
 
 
+def latest_scores(root: int, outcome: Outcome) -> dict[int, list[int]]:
+    """The likeliest tokens after each token of a scored tree, its root too; of one that stands twice, the later."""
+    if outcome.top_ids is None:
+        return {}
+    above = [root, *outcome.tree.tokens.tolist()]
+    return {token: row for token, row in zip(above, outcome.top_ids.tolist(), strict=True) if row[0] >= 0}
+
+
 @register("token-recycling")
 class TokenRecyclingDrafter:
     """A token -> latest top-k candidates matrix, grown on demand, under a fixed tree (arXiv 2408.08696).
@@ -69,10 +77,6 @@ class _Session:
         return DraftTree.build(tokens, parents)
 
     def observe(self, outcome: Outcome) -> None:
-        if outcome.top_ids is not None:
-            above = [self._last, *outcome.tree.tokens.tolist()]
-            for token, row in zip(above, outcome.top_ids.tolist(), strict=True):
-                if row[0] >= 0:
-                    self._drafter.candidates[token] = row
+        self._drafter.candidates |= latest_scores(self._last, outcome)
         if len(outcome.emitted):
             self._last = int(outcome.emitted[-1])
